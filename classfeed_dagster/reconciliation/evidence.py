@@ -181,9 +181,10 @@ class BreakEvidence:
 
         before = [row for row in rows if stated_before(row)]
         after = [row for row in rows if source is None or (new is not None and row.recorded_at <= new)]
-        if not _states(kind, file, before, self.expected.business_date) or not _states(
-            kind, source, after, self.expected.business_date
-        ):
+        day = self.expected.business_date
+        if not (_states(kind, file, before, day) and _states(kind, source, after, day)):
+            return ()
+        if kind == "account_balances" and not _moves_available(file, source, before, after, day):
             return ()
         late = [self._late(number, row) for row in after if not stated_before(row)]
         return tuple(row for row in late if row is not None) if None not in late else ()
@@ -200,13 +201,37 @@ def _instant(row: Mapping[str, str | None] | None, name: str) -> dt.datetime | N
 
 def _states(kind: str, stated: Mapping[str, str | None] | None, rows: Sequence[LedgerRow], day: dt.date) -> bool:
     # True if the stated figures are the sum of the rows; no statement means zero.
+    if kind == "account_balances":
+        total = _booked(rows)
+        return total == (0 if stated is None else _number(stated, "ledger_balance"))
     total = sum((row.value for row in rows), _ZERO)
     if stated is None:
         return total == 0
-    if kind == "account_balances":
-        return _number(stated, "ledger_balance") == total
-    unsettled = sum((row.value for row in rows if row.settles is not None and row.settles > day), _ZERO)
-    return (_number(stated, "units"), _number(stated, "settled_units")) == (total, total - unsettled)
+    return (_number(stated, "units"), _number(stated, "settled_units")) == (total, total - _unsettled(rows, day))
+
+
+def _moves_available(
+    file: Mapping[str, str | None] | None,
+    source: Mapping[str, str | None] | None,
+    before: Sequence[LedgerRow],
+    after: Sequence[LedgerRow],
+    day: dt.date,
+) -> bool:
+    # True if the rows that came later change the available balance as the two sides do: cash less unsettled buys.
+    if file is None or source is None:
+        return True
+    old, new = _number(file, "available_balance"), _number(source, "available_balance")
+    free_before, free_after = (_booked(rows) - _unsettled(rows, day) for rows in (before, after))
+    return old is not None and new is not None and new - old == free_after - free_before
+
+
+def _booked(rows: Sequence[LedgerRow]) -> Decimal:
+    # Sum of an account's cash transactions: its trades take money when they settle.
+    return sum((row.value for row in rows if row.settles is None), _ZERO)
+
+
+def _unsettled(rows: Sequence[LedgerRow], day: dt.date) -> Decimal:
+    return sum((row.value for row in rows if row.settles is not None and row.settles > day), _ZERO)
 
 
 def _number(row: Mapping[str, str | None], name: str) -> Decimal | None:
@@ -318,9 +343,12 @@ def _holding_rows(bigsite: Bigsite, expected: ExpectedRecords, keys: Sequence[st
 
 def _account_rows(bigsite: Bigsite, expected: ExpectedRecords, keys: Sequence[str]) -> Iterator[tuple[str, LedgerRow]]:
     ids = ", ".join(str(int(_ids(key))) for key in keys)
-    # A trade changes the available balance, not the ledger's.
-    for table, value in (("cash_transaction", "r.amount"), ("trade", "0")):
-        query = _ledger_query(table, value, "CAST(NULL AS DATE)", "'cash_balance_eod ' || r.cash_account_id")
+    # An unsettled buy changes the available balance, not the ledger's.
+    bought = "CASE WHEN r.side = 'BUY' THEN r.net_amount ELSE 0 END"
+    for table, value, settles in (
+        ("cash_transaction", "r.amount", "CAST(NULL AS DATE)"), ("trade", bought, "r.settlement_date")
+    ):  # fmt: skip
+        query = _ledger_query(table, value, settles, "'cash_balance_eod ' || r.cash_account_id")
         yield from _ledger_rows(
             bigsite.fetch(f"{query} WHERE r.cash_account_id IN ({ids}) AND r.{_DATES[table]} <= {expected.day}"), table
         )

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
+from classfeed_dagster.bigsite import tables
 from classfeed_dagster.delivery.manifest import HeldBack, RuleCount
 from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.reconciliation.delivered import NothingDeliveredError, UnreadableDeliveryError
@@ -431,6 +432,33 @@ def test_rewritten_end_of_day_without_a_row_is_unexplained(scene: Scene) -> None
     assert break_.severity is BreakSeverity.ERROR  # no ledger row forces it
     assert "1000" not in break_.subject  # the account's number is not shown
     assert break_.subject.startswith("~")
+
+
+@pytest.mark.parametrize("forged", ["0.00", "-75404.84"])
+def test_backdated_rows_explain_the_available_balance_to_the_cent(scene: Scene, forged: str) -> None:
+    """A late deposit and a late unsettled buy: what the end of day states beyond both is unexplained."""
+    bought = dict(scene.world.one("trade", portfolio_id=1, side="BUY"), trade_id=999, confirmation_number="N999",
+                  trade_date=w.DAY, settlement_date=w.DAY + dt.timedelta(days=2), recorded_at=LATER)  # fmt: skip
+    with scene.engine.begin() as connection:
+        connection.execute(tables.trade.insert(), bought)
+    scene.sql(
+        "INSERT INTO bigsite.cash_transaction VALUES (998, 1, 'DEPOSIT', :day, 25, 'AUD', 'late', NULL, NULL, NULL, :at)",
+        day=w.DAY, at=LATER,
+    )  # fmt: skip
+    scene.sql(
+        "UPDATE bigsite.holding_eod SET units = units + :units, updated_at = :at "
+        "WHERE portfolio_id = 1 AND security_id = :security AND as_at_date = :day",
+        units=bought["units"], security=bought["security_id"], day=w.DAY, at=LATER,
+    )  # fmt: skip
+    scene.sql(
+        "UPDATE bigsite.cash_balance_eod SET ledger_balance = ledger_balance + 25, available_balance = "
+        "available_balance + :available, updated_at = :at WHERE cash_account_id = 1 AND as_at_date = :day",
+        available=25 - bought["net_amount"] + Decimal(forged), day=w.DAY, at=LATER,
+    )  # fmt: skip
+    breaks = scene.reconcile().breaks
+    assert {"ledger_balance", "available_balance", "units"} <= {entry.field for entry in breaks}
+    unexplained = {entry.record for entry in breaks if entry.severity is BreakSeverity.ERROR}
+    assert unexplained == (set() if forged == "0.00" else {"account_balances"}), [entry.likeliest for entry in breaks]
 
 
 def test_revised_price_is_explained(scene: Scene) -> None:
