@@ -125,7 +125,7 @@ def test_report_shows_deliveries_and_held_back_portfolios() -> None:
     assert 'aria-label="BUY: 3, DIVIDEND: 1"' in page
     assert "1,234.50" in page
     assert 'aria-label="2025-03-11: 0, 2025-03-12: 2"' in page
-    assert "at most 2" in page
+    assert "highest 2" in page
     nothing = render([CLEAN], history=[dataclasses.replace(HELD_BACK, rows=())])
     assert "What was delivered" not in nothing
 
