@@ -7,7 +7,9 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 
@@ -19,6 +21,10 @@ from classfeed_dagster.warehouse.database import Connection, Staging, execute, l
 
 _MARGIN = dt.timedelta(days=31)  # distance from the calendar's ends, so that every day has neighbours
 _FILE = re.compile(r"(\d{4})_\w+\.sql\Z")
+_RENAME = re.compile(r"ALTER TABLE \w+ RENAME TO (\w+)\Z")
+_LOCK = "SCHEMA_MIGRATION"
+_STALE_SECONDS = 600  # a migration takes seconds, so an older lock belongs to a process that was killed
+_POLL_SECONDS = 1.0
 _VERSIONS = """CREATE TABLE IF NOT EXISTS SCHEMA_VERSION (
     VERSION NUMBER(4,0) NOT NULL, NAME VARCHAR(200) NOT NULL, SHA256 VARCHAR(64) NOT NULL, APPLIED_AT TIMESTAMP_NTZ NOT NULL
 )"""
@@ -66,11 +72,22 @@ def migrations() -> tuple[Migration, ...]:
 def apply_schema(connection: Connection, declared: Iterable[Migration] | None = None) -> list[str]:
     """Apply the migrations that are missing; return the names of their files. Idempotent.
 
+    One process applies them at a time; the others wait for it. A migration that was interrupted is continued.
     SchemaError if an applied file was changed since, or if the warehouse is newer than this code.
     """
     execute(connection, _VERSIONS)
-    applied = _applied(connection)
     files = {migration.version: migration for migration in (migrations() if declared is None else declared)}
+    if not _missing(connection, files):
+        return []
+    with _lock(connection):
+        fresh = _missing(connection, files)  # another process may have applied them meanwhile
+        for migration in fresh:
+            _apply(connection, migration)
+    return [migration.name for migration in fresh]
+
+
+def _missing(connection: Connection, files: Mapping[int, Migration]) -> list[Migration]:
+    applied = _applied(connection)
     for version, sha256 in applied.items():
         if version not in files:
             raise SchemaError(f"The warehouse has schema version {version}, unknown to this code: deploy newer code")
@@ -78,14 +95,63 @@ def apply_schema(connection: Connection, declared: Iterable[Migration] | None = 
             raise SchemaError(
                 f"{files[version].name} was changed after it was applied: undo the change and add a new file"
             )
-    fresh = [migration for version, migration in sorted(files.items()) if version not in applied]
-    for migration in fresh:
-        execute(connection, *migration.statements())
-        execute(
-            connection,
-            f"INSERT INTO SCHEMA_VERSION VALUES ({migration.version}, {literal(migration.name)}, {literal(migration.sha256)}, SYSDATE())",
-        )
-    return [migration.name for migration in fresh]
+    return [migration for version, migration in sorted(files.items()) if version not in applied]
+
+
+def _apply(connection: Connection, migration: Migration) -> None:
+    for statement in migration.statements():
+        renamed = _RENAME.match(statement)
+        if renamed is None or not _exists(connection, renamed[1]):  # all other statements may run twice
+            execute(connection, statement)
+    execute(
+        connection,
+        f"INSERT INTO SCHEMA_VERSION VALUES ({migration.version}, {literal(migration.name)}, {literal(migration.sha256)}, SYSDATE())",
+    )
+
+
+@contextmanager
+def _lock(connection: Connection) -> Iterator[None]:
+    # Snowflake commits at every DDL statement, so no transaction can hold the lock. Creating a table is atomic.
+    from snowflake.connector.errors import ProgrammingError
+
+    unexplained = 0
+    while True:
+        try:
+            execute(connection, f"CREATE TABLE {_LOCK} AS SELECT SYSDATE() AS SINCE")
+            break
+        except ProgrammingError:
+            age = _lock_age(connection)
+            unexplained = unexplained + 1 if age is None else 0
+            if unexplained > 2:  # once or twice: the holder has just dropped it
+                raise
+        if age is not None and age > _STALE_SECONDS:
+            execute(connection, f"DROP TABLE IF EXISTS {_LOCK}")
+        else:
+            time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        execute(connection, f"DROP TABLE IF EXISTS {_LOCK}")
+
+
+def _lock_age(connection: Connection) -> int | None:
+    # Seconds since the lock was taken; None without a lock.
+    from snowflake.connector.errors import ProgrammingError
+
+    try:
+        return int(query(connection, f"SELECT DATEDIFF('second', SINCE, SYSDATE()) FROM {_LOCK}")[0][0])
+    except ProgrammingError:
+        return None
+
+
+def _exists(connection: Connection, table: str) -> bool:
+    from snowflake.connector.errors import ProgrammingError
+
+    try:
+        query(connection, f"SELECT 1 FROM {table} LIMIT 0")
+    except ProgrammingError:
+        return False
+    return True
 
 
 def is_migrated(connection: Connection) -> bool:

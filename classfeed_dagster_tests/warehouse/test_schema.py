@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import snowflake.connector
 
-from classfeed_dagster.warehouse.database import literal, query
+from classfeed_dagster.warehouse.database import execute, literal, query
 from classfeed_dagster.warehouse.schema import Migration, SchemaError, apply_schema, load_dates, migrations
 
 
@@ -43,6 +45,55 @@ def test_movements_of_an_older_warehouse_are_kept_behind_the_view(empty_warehous
     apply_schema(empty_warehouse)
     for table in ("DELIVERED_MOVEMENT", "FACT_MOVEMENT", "MOVEMENT_STANDING"):
         assert query(empty_warehouse, f"SELECT TRANSACTION_ID FROM {table}") == [("T1",)], table
+
+
+def test_schema_of_a_new_warehouse_is_applied_by_one_of_three_at_once(
+    warehouse_server: dict[str, Any], empty_warehouse: Any
+) -> None:
+    """As the reconciliations of three feeds do on a deployment's first date."""
+    (schema,) = query(empty_warehouse, "SELECT CURRENT_SCHEMA()")[0]
+
+    def apply(_: int) -> list[str]:
+        with snowflake.connector.connect(**{**warehouse_server, "schema": schema}) as connection:
+            return apply_schema(connection)
+
+    with ThreadPoolExecutor(3) as pool:
+        names = [name for applied in pool.map(apply, range(3)) for name in applied]
+    assert names == [migration.name for migration in migrations()]
+    assert query(empty_warehouse, "SELECT COUNT(*) FROM DELIVERED_MOVEMENT") == [(0,)]
+
+
+@pytest.mark.parametrize("done", range(4))
+def test_interrupted_migration_is_continued(empty_warehouse: Any, done: int) -> None:
+    """Stop after each statement of the migration that renames a table; the lock of the killed process is old."""
+    *earlier, renaming = migrations()
+    apply_schema(empty_warehouse, earlier)
+    execute(empty_warehouse, *renaming.statements()[:done])
+    execute(empty_warehouse, "CREATE TABLE SCHEMA_MIGRATION AS SELECT DATEADD('second', -601, SYSDATE()) AS SINCE")
+    assert apply_schema(empty_warehouse) == [renaming.name]
+    assert query(empty_warehouse, "SELECT COUNT(*) FROM FACT_MOVEMENT") == [(0,)]
+    assert apply_schema(empty_warehouse) == []
+
+
+def test_migration_waits_for_another_process(empty_warehouse: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(empty_warehouse, "CREATE TABLE SCHEMA_MIGRATION AS SELECT SYSDATE() AS SINCE")
+    waits: list[float] = []
+
+    def finish(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            execute(empty_warehouse, "DROP TABLE SCHEMA_MIGRATION")
+
+    monkeypatch.setattr("classfeed_dagster.warehouse.schema.time.sleep", finish)
+    assert len(apply_schema(empty_warehouse)) == len(migrations())
+    assert len(waits) == 2
+
+
+def test_lock_that_cannot_be_taken_is_an_error(empty_warehouse: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("classfeed_dagster.warehouse.schema._LOCK", "MISSING.SCHEMA_MIGRATION")
+    monkeypatch.setattr("classfeed_dagster.warehouse.schema.time.sleep", lambda _: None)
+    with pytest.raises(snowflake.connector.errors.ProgrammingError):
+        apply_schema(empty_warehouse)
 
 
 def test_warehouse_dates_are_read_back(warehouse: Any) -> None:
