@@ -25,7 +25,7 @@ def test_attack_has_the_declared_outcome(name: str, tmp_path: Path) -> None:
     assert [row for row in rows if row.broken] == [], table(rows)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_crash_with_every_tries_all_points_whatever_the_budget(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "classfeed_dagster_tests.torture", "--only", "crash", "--budget", "0", "--every"]
     options = ["--cases", "sending", "--at-once", "2", "--out", str(tmp_path / "table.md")]
