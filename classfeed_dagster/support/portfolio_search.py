@@ -16,6 +16,7 @@ from classfeed_dagster.store import ObjectStore
 
 _COLUMNS = ["portfolio_number", "change", "extract", "recipient_reference", "history_from", "consent_ids"]
 _ROWS, _BYTES = 512, 1 << 17  # around the place
+_FLAGS = b'"flags":'
 
 
 class PortfolioSearch:
@@ -75,10 +76,15 @@ class PortfolioSearch:
 
 
 def switches_of(store: ObjectStore, manifest: str) -> dict[str, object]:
-    """Return the switches in a manifest, without reading its portfolios."""
+    """Return the switches in a manifest, without reading its portfolios; {} for one older than the switches."""
     with _content(store, manifest) as content:
-        start = content.find(b'"flags":') + len(b'"flags":')
-        switches: dict[str, object] = json.loads(content[start : content.find(b',"held_back":', start)])
+        named = content.find(_FLAGS)
+        if named < 0:
+            return {}
+        start = named + len(_FLAGS)
+        text = content[start : start + _BYTES].decode(errors="ignore")  # the end may cut a character
+        switches: dict[str, object]
+        switches, _ = json.JSONDecoder().raw_decode(text)
         return switches
 
 

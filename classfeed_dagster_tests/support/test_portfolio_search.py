@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 
 from classfeed_dagster.ledger.files import PORTFOLIOS
 from classfeed_dagster.store import LocalStore
+from classfeed_dagster.stored_records import manifest_key
 from classfeed_dagster.support.portfolio_search import PortfolioSearch, switches_of
-from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.desk import FEED, Desk
 
 
 def revision(store: LocalStore, name: str, *parts: list[int]) -> list[str]:
@@ -90,7 +92,19 @@ def test_search_reads_the_page_and_the_switches_of_a_manifest(store: LocalStore)
     assert switches_of(store, "large") == {"include-drp": False}
 
 
-def test_ledger_has_the_portfolios_in_order_of_number(desk: Desk) -> None:
+@pytest.mark.parametrize(
+    ("text", "switches"),
+    [
+        ('{"feed":"a","portfolios":[]}', {}),  # before there were switches
+        ('{"flags":{"a":{"b":"}"}},"format":"a field of a later version","portfolios":[]}', {"a": {"b": "}"}}),
+    ],
+)
+def test_switches_of_another_version_are_read(store: LocalStore, text: str, switches: dict[str, object]) -> None:
+    (store.root / "manifest").write_text(text)
+    assert switches_of(store, "manifest") == switches
+
+
+def test_ledger_and_manifest_have_the_portfolios_in_order_of_number(desk: Desk) -> None:
     numbers = ["SW00000007", "SW00000001", "SW00000003", "SW00000002"]
     for number in numbers:
         portfolio = desk.bigsite.portfolio(number).consent(granted_at="2026-02-20T00:00:00Z")
@@ -100,3 +114,7 @@ def test_ledger_has_the_portfolios_in_order_of_number(desk: Desk) -> None:
         desk.run("2026-03-02", at=desk.runtime.settings.now)
     (path,) = Path(desk.runtime.settings.store_location).glob("ledger/class_super/*/r0/portfolios-*.parquet")
     assert pl.read_parquet(path)["portfolio_number"].to_list() == sorted(numbers)
+    manifest, key = desk.manifest("2026-03-02"), manifest_key(FEED, dt.date(2026, 3, 2), 0)
+    for portfolio in manifest.portfolios:
+        assert PortfolioSearch(desk.runtime.store, portfolio.number).page(key) == portfolio.page
+    assert switches_of(desk.runtime.store, key) == manifest.flags != {}

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import snowflake.connector
 
-from classfeed_dagster.warehouse.database import execute, literal, query
+from classfeed_dagster.warehouse import schema
+from classfeed_dagster.warehouse.database import Connection, execute, literal, query
 from classfeed_dagster.warehouse.schema import Migration, SchemaError, apply_schema, load_dates, migrations
 
 
@@ -51,16 +53,34 @@ def test_schema_of_a_new_warehouse_is_applied_by_one_of_three_at_once(
     warehouse_server: dict[str, Any], empty_warehouse: Any
 ) -> None:
     """As the reconciliations of three feeds do on a deployment's first date."""
-    (schema,) = query(empty_warehouse, "SELECT CURRENT_SCHEMA()")[0]
+    (name,) = query(empty_warehouse, "SELECT CURRENT_SCHEMA()")[0]
 
     def apply(_: int) -> list[str]:
-        with snowflake.connector.connect(**{**warehouse_server, "schema": schema}) as connection:
+        with snowflake.connector.connect(**{**warehouse_server, "schema": name}) as connection:
             return apply_schema(connection)
 
     with ThreadPoolExecutor(3) as pool:
-        names = [name for applied in pool.map(apply, range(3)) for name in applied]
+        names = [file for applied in pool.map(apply, range(3)) for file in applied]
     assert names == [migration.name for migration in migrations()]
     assert query(empty_warehouse, "SELECT COUNT(*) FROM DELIVERED_MOVEMENT") == [(0,)]
+
+
+def test_migrations_applied_while_waiting_are_not_applied_again(
+    warehouse_server: dict[str, Any], empty_warehouse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second process has read which migrations are missing; the first applies them before it takes the lock."""
+    (name,) = query(empty_warehouse, "SELECT CURRENT_SCHEMA()")[0]
+    take = schema._lock
+
+    def late(connection: Connection) -> AbstractContextManager[None]:
+        monkeypatch.setattr(schema, "_lock", take)
+        with snowflake.connector.connect(**{**warehouse_server, "schema": name}) as first:
+            assert len(apply_schema(first)) == len(migrations())
+        return take(connection)
+
+    monkeypatch.setattr(schema, "_lock", late)
+    assert apply_schema(empty_warehouse) == []
+    assert query(empty_warehouse, "SELECT COUNT(*) FROM FACT_MOVEMENT") == [(0,)]
 
 
 @pytest.mark.parametrize("done", range(4))
