@@ -115,5 +115,5 @@ def open_warehouse(settings: Settings, tag: Mapping[str, str] | None = None) -> 
         server.turn(settings.home) if local else nullcontext(),
         SnowflakeResource(**connection_arguments(settings, tag)).get_connection() as connection,
     ):
-        apply_schema(connection)
+        apply_schema(connection, exclusive=local)
         yield connection

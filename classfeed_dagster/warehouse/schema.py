@@ -9,7 +9,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import resources
 
@@ -17,13 +17,14 @@ import polars as pl
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.errors import ConfigurationError
+from classfeed_dagster.logs import get_logger
 from classfeed_dagster.warehouse.database import Connection, Staging, execute, literal, query, transaction
 
 _MARGIN = dt.timedelta(days=31)  # distance from the calendar's ends, so that every day has neighbours
 _FILE = re.compile(r"(\d{4})_\w+\.sql\Z")
 _RENAME = re.compile(r"ALTER TABLE \w+ RENAME TO (\w+)\Z")
 _LOCK = "SCHEMA_MIGRATION"
-_STALE_SECONDS = 600  # a migration takes seconds, so an older lock belongs to a process that was killed
+_STALE_SECONDS = 300  # a migration takes seconds, so an older lock belongs to a process that was killed
 _POLL_SECONDS = 1.0
 _VERSIONS = """CREATE TABLE IF NOT EXISTS SCHEMA_VERSION (
     VERSION NUMBER(4,0) NOT NULL, NAME VARCHAR(200) NOT NULL, SHA256 VARCHAR(64) NOT NULL, APPLIED_AT TIMESTAMP_NTZ NOT NULL
@@ -69,17 +70,20 @@ def migrations() -> tuple[Migration, ...]:
     return tuple(sorted(files, key=lambda migration: migration.version))
 
 
-def apply_schema(connection: Connection, declared: Iterable[Migration] | None = None) -> list[str]:
+def apply_schema(
+    connection: Connection, declared: Iterable[Migration] | None = None, *, exclusive: bool = False
+) -> list[str]:
     """Apply the migrations that are missing; return the names of their files. Idempotent.
 
-    One process applies them at a time; the others wait for it. A migration that was interrupted is continued.
+    One process applies them at a time; the others wait for it, unless the caller has the warehouse to itself
+    (``exclusive``). A migration that was interrupted is continued.
     SchemaError if an applied file was changed since, or if the warehouse is newer than this code.
     """
     execute(connection, _VERSIONS)
     files = {migration.version: migration for migration in (migrations() if declared is None else declared)}
     if not _missing(connection, files):
         return []
-    with _lock(connection):
+    with nullcontext() if exclusive else _lock(connection):
         fresh = _missing(connection, files)  # another process may have applied them meanwhile
         for migration in fresh:
             _apply(connection, migration)
@@ -114,7 +118,7 @@ def _lock(connection: Connection) -> Iterator[None]:
     # Snowflake commits at every DDL statement, so no transaction can hold the lock. Creating a table is atomic.
     from snowflake.connector.errors import ProgrammingError
 
-    unexplained = 0
+    unexplained, announced = 0, False
     while True:
         try:
             execute(connection, f"CREATE TABLE {_LOCK} AS SELECT SYSDATE() AS SINCE")
@@ -126,8 +130,11 @@ def _lock(connection: Connection) -> Iterator[None]:
                 raise
         if age is not None and age > _STALE_SECONDS:
             execute(connection, f"DROP TABLE IF EXISTS {_LOCK}")
-        else:
-            time.sleep(_POLL_SECONDS)
+            continue
+        if not announced:
+            get_logger().warning("waiting for another process that migrates the warehouse")
+            announced = True
+        time.sleep(_POLL_SECONDS)
     try:
         yield
     finally:

@@ -115,6 +115,6 @@ def test_ledger_and_manifest_have_the_portfolios_in_order_of_number(desk: Desk) 
     (path,) = Path(desk.runtime.settings.store_location).glob("ledger/class_super/*/r0/portfolios-*.parquet")
     assert pl.read_parquet(path)["portfolio_number"].to_list() == sorted(numbers)
     manifest, key = desk.manifest("2026-03-02"), manifest_key(FEED, dt.date(2026, 3, 2), 0)
-    for portfolio in manifest.portfolios:
-        assert PortfolioSearch(desk.runtime.store, portfolio.number).page(key) == portfolio.page
+    for record in manifest.portfolios:
+        assert PortfolioSearch(desk.runtime.store, record.number).page(key) == record.page
     assert switches_of(desk.runtime.store, key) == manifest.flags != {}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import snowflake.connector
+import structlog
 
 from classfeed_dagster.warehouse import schema
 from classfeed_dagster.warehouse.database import Connection, execute, literal, query
@@ -89,7 +90,7 @@ def test_interrupted_migration_is_continued(empty_warehouse: Any, done: int) -> 
     *earlier, renaming = migrations()
     apply_schema(empty_warehouse, earlier)
     execute(empty_warehouse, *renaming.statements()[:done])
-    execute(empty_warehouse, "CREATE TABLE SCHEMA_MIGRATION AS SELECT DATEADD('second', -601, SYSDATE()) AS SINCE")
+    execute(empty_warehouse, "CREATE TABLE SCHEMA_MIGRATION AS SELECT DATEADD('second', -301, SYSDATE()) AS SINCE")
     assert apply_schema(empty_warehouse) == [renaming.name]
     assert query(empty_warehouse, "SELECT COUNT(*) FROM FACT_MOVEMENT") == [(0,)]
     assert apply_schema(empty_warehouse) == []
@@ -105,8 +106,19 @@ def test_migration_waits_for_another_process(empty_warehouse: Any, monkeypatch: 
             execute(empty_warehouse, "DROP TABLE SCHEMA_MIGRATION")
 
     monkeypatch.setattr("classfeed_dagster.warehouse.schema.time.sleep", finish)
-    assert len(apply_schema(empty_warehouse)) == len(migrations())
+    with structlog.testing.capture_logs() as logs:
+        assert len(apply_schema(empty_warehouse)) == len(migrations())
     assert len(waits) == 2
+    assert [entry["event"] for entry in logs] == ["waiting for another process that migrates the warehouse"]
+
+
+def test_migration_with_the_warehouse_to_itself_needs_no_lock(
+    empty_warehouse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process's lock must not delay the local warehouse's next user."""
+    execute(empty_warehouse, "CREATE TABLE SCHEMA_MIGRATION AS SELECT SYSDATE() AS SINCE")
+    monkeypatch.setattr("classfeed_dagster.warehouse.schema.time.sleep", pytest.fail)
+    assert len(apply_schema(empty_warehouse, exclusive=True)) == len(migrations())
 
 
 def test_lock_that_cannot_be_taken_is_an_error(empty_warehouse: Any, monkeypatch: pytest.MonkeyPatch) -> None:
