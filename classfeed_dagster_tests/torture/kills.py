@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -19,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -218,15 +220,21 @@ class Nursery:
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["classfeed_dagster_tests.torture.nursery"])
+        # Starting a process polls all others. Two threads that poll the same one take its exit code from each other,
+        # and the second then reads 255.
+        self._lock = threading.Lock()
 
     def run(self, work: Callable[..., None], *args: Any, **kwargs: Any) -> int | None:
         """Return the exit code of a victim; one that hangs for two minutes is an error of its own."""
         process = self.context.Process(target=work, args=args, kwargs=kwargs)
-        process.start()
-        process.join(120)
-        if process.is_alive():
-            process.kill()
+        with self._lock:
+            process.start()
+        ended = wait([process.sentinel], 120)
+        with self._lock:
+            if not ended:
+                process.kill()
             process.join()
+        if not ended:
             raise TimeoutError(f"a victim hung: {args[1:3]}")
         return process.exitcode
 

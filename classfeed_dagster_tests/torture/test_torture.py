@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from classfeed_dagster_tests.torture.__main__ import SHARES, _attack
+from classfeed_dagster_tests.torture.kills import Nursery
 from classfeed_dagster_tests.torture.outcome import Budget, Row, scattered, table
 
 SECONDS = float(os.environ.get("CLASSFEED_TEST_TORTURE_SECONDS", "60"))
@@ -25,7 +27,13 @@ def test_attack_has_the_declared_outcome(name: str, tmp_path: Path) -> None:
     assert [row for row in rows if row.broken] == [], table(rows)
 
 
-@pytest.mark.nightly
+def test_victims_side_by_side_keep_their_exit_codes() -> None:
+    nursery = Nursery()
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(lambda _: nursery.run(os._exit, 7), range(200))) == {7}
+
+
+@pytest.mark.slow
 def test_crash_with_every_tries_all_points_whatever_the_budget(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "classfeed_dagster_tests.torture", "--only", "crash", "--budget", "0", "--every"]
     options = ["--cases", "sending", "--at-once", "2", "--out", str(tmp_path / "table.md")]
