@@ -161,7 +161,12 @@ def up(
     """Run the Dagster UI and daemon on embedded services, until Ctrl-C."""
     from classfeed_dagster.local import snowflake_server as server
     from classfeed_dagster.local.dagster_instance import dagster_home
-    from classfeed_dagster.local.dagster_services import dagster_services, free_port, only_services
+    from classfeed_dagster.local.dagster_services import (
+        dagster_services,
+        free_port,
+        only_services,
+        stop_left_over,
+    )
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
@@ -169,6 +174,8 @@ def up(
     _require_embedded(settings)
     home = dagster_home(settings.home)
     with only_services(home) as record:
+        if stop_left_over(home):
+            out.print("Stopped the services of a `classfeed up` that was killed", highlight=False)
         with output.console(stderr=True).status("starting …"):
             url = runtime.engine.url.render_as_string(hide_password=False)
         environment = {

@@ -99,7 +99,6 @@ def dagster_services(
         "webserver": [sys.executable, "-m", _WEBSERVER, "-h", "127.0.0.1", "-p", str(port)],
         "daemon": [str(Path(sys.executable).with_name("dagster-daemon")), "run"],
     }
-    stop_left_over(home)
     workspace = home / "workspace.yaml"
     workspace.write_text(_WORKSPACE)
     processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -122,8 +121,11 @@ def dagster_services(
         _stop(processes.values())
 
 
-def stop_left_over(home: Path) -> None:
-    """Stop the services of a `classfeed up` that was killed: in sessions of their own, they outlive it."""
+def stop_left_over(home: Path) -> bool:
+    """Stop the services of a `classfeed up` that was killed; return False if there are none.
+
+    In sessions of their own they outlive it, and hold its port.
+    """
     path = home / _STARTED
     identities = map(ProcessIdentity.parse, path.read_text().splitlines() if path.exists() else ())
     left = [identity for identity in identities if identity is not None and identity.local and not identity.dead]
@@ -135,6 +137,7 @@ def stop_left_over(home: Path) -> None:
         while time.monotonic() < deadline and not all(identity.dead for identity in left):
             time.sleep(0.1)
     path.unlink(missing_ok=True)
+    return bool(left)
 
 
 def _record(home: Path, pid: int) -> None:

@@ -77,6 +77,27 @@ def _processes(home: Path) -> list[str]:
     return [line for line in lines if str(home) in line]
 
 
+@pytest.mark.slow
+def test_up_after_a_killed_up_says_so_and_has_its_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setenv("CLASSFEED_HOME", str(tmp_path))
+    port = free_port(3950)
+    printed = []
+    for end in (signal.SIGKILL, signal.SIGTERM):
+        command = [sys.executable, "-m", "classfeed_dagster.cli.app", "up", "--port", str(port)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                printed.append(line)
+                if "The Dagster UI" in line:
+                    process.send_signal(end)
+    first, stopped, second, last = printed
+    assert (first, stopped) == (second, "Stopped the services of a `classfeed up` that was killed\n")
+    assert f"http://127.0.0.1:{port} " in second
+    assert last == "stopped\n"
+    assert not _processes(tmp_path)
+
+
 def test_services_of_a_killed_up_are_stopped_by_the_next(tmp_path: Path) -> None:
     sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
     service, other = (subprocess.Popen(sleeping, start_new_session=True) for _ in range(2))
@@ -85,11 +106,11 @@ def test_services_of_a_killed_up_are_stopped_by_the_next(tmp_path: Path) -> None
         f"{host} {service.pid} {start_of(service.pid)}\n{host} {other.pid} another:1\n"  # a number given again
     )
     try:
-        stop_left_over(tmp_path)
+        assert stop_left_over(tmp_path)
         assert service.wait(10) == -signal.SIGTERM
         assert other.poll() is None
         assert not (tmp_path / "services").exists()
-        stop_left_over(tmp_path)
+        assert not stop_left_over(tmp_path)
     finally:
         service.kill()
         other.kill()
