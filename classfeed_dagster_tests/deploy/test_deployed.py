@@ -11,7 +11,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from classfeed_dagster_tests.deploy.templates import template
+from classfeed_dagster_tests.fixtures.templates import template
 
 REGION = "ap-southeast-2"
 KEY = f"arn:aws:kms:{REGION}:444455556666:key/00000000-0000-0000-0000-000000000000"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from classfeed_dagster_tests.deploy.templates import ROOT
 from classfeed_dagster_tests.fixtures.certificates import Authority
+from classfeed_dagster_tests.fixtures.templates import ROOT
 from classfeed_dagster_tests.fixtures.tls_postgres import TlsPostgres
 
 ADDRESS = f"127.{64 + os.getpid() % 64}.{os.getpid() // 64 % 250}.{os.getpid() // 16000 % 250 + 1}"

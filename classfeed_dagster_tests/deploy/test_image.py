@@ -18,7 +18,7 @@ from dagster._config import process_config, resolve_to_config_type
 from dagster._core.instance.ref import InstanceRef
 from packaging.requirements import Requirement
 
-from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.fixtures.templates import ROOT
 from deploy.lock import BUILD, IMAGE, LOCKS, PROJECT_LOCK, pins
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

@@ -8,7 +8,7 @@ import pytest
 
 from classfeed_dagster_tests.deploy.access_table import ACCOUNTS, DOCUMENT, LANDED, SHADOW, TABLE
 from classfeed_dagster_tests.deploy.iam_simulation import UnknownConditionError, allowed
-from classfeed_dagster_tests.deploy.templates import ENVIRONMENTS, every_role, only, role, statements
+from classfeed_dagster_tests.fixtures.templates import ENVIRONMENTS, every_role, only, role, statements
 
 
 @pytest.mark.parametrize(("caller", "action", "resource", "context", "may"), TABLE)

@@ -22,8 +22,8 @@ from classfeed_dagster.service_levels.owner_numbers import NUMBERS
 from classfeed_dagster.service_levels.owner_page import owner_page
 from classfeed_dagster.store import LocalStore
 from classfeed_dagster.stored_records import from_json
-from classfeed_dagster_tests.deploy.templates import ROOT
 from classfeed_dagster_tests.deploy.test_workflows import WORKFLOWS
+from classfeed_dagster_tests.fixtures.templates import ROOT
 from classfeed_dagster_tests.rehearsal.pipelines import Round, keep, replay, table
 from deploy import durations
 from deploy.forge import LABELS, Forge, ForgeError, forge_values

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.fixtures.templates import ROOT
 
 CONSTRUCTORS = {"XMLParser", "XMLPullParser", "iterparse"}
 WITH_A_PARSER = {"parse", "fromstring", "XML", "fromstringlist"}

@@ -8,7 +8,7 @@ import pytest
 
 from classfeed_dagster.logs import FIELDS
 from classfeed_dagster.service_levels.metrics import DIMENSIONS, METRICS, STAGE
-from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.fixtures.templates import ROOT
 
 TEXT = (ROOT / "docs" / "queries.md").read_text()
 QUERIES = re.findall(r"^```\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)

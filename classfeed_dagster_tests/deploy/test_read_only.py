@@ -16,7 +16,7 @@ from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._core.workspace.permissions import Permissions, get_user_permissions
 from dagster_graphql.schema import create_schema
 
-from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.fixtures.templates import ROOT
 
 SCHEMA = create_schema()
 MUTATIONS = sorted(SCHEMA.graphql_schema.mutation_type.fields)

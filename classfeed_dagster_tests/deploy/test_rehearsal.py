@@ -9,7 +9,7 @@ import pytest
 
 from classfeed_dagster.support.alb_identity import identify
 from classfeed_dagster.support.reruns import Requester
-from classfeed_dagster_tests.deploy.templates import ENVIRONMENTS
+from classfeed_dagster_tests.fixtures.templates import ENVIRONMENTS
 from classfeed_dagster_tests.rehearsal.balancer import Balancer
 from classfeed_dagster_tests.rehearsal.network import answer_query
 from classfeed_dagster_tests.rehearsal.report import Report

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.fixtures.templates import ROOT
 
 DIGEST, BEFORE = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
 # Writes down what changes something; FAILING names commands whose task fails, UNFILLED a secret.

@@ -20,8 +20,8 @@ from classfeed_dagster.store import LocalStore
 from classfeed_dagster.support.rerun_page import WebserverActions, grant
 from classfeed_dagster.support.reruns import Requester
 from classfeed_dagster_tests.deploy.iam_simulation import allowed
-from classfeed_dagster_tests.deploy.templates import role, statements
 from classfeed_dagster_tests.fixtures.desk import Desk, desk
+from classfeed_dagster_tests.fixtures.templates import role, statements
 
 __all__ = ["desk"]
 

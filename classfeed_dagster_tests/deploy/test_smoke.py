@@ -14,7 +14,7 @@ import graphql
 import pytest
 from dagster_graphql.schema import create_schema
 
-from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.fixtures.templates import ROOT
 
 _LOADER = importlib.machinery.SourceFileLoader("smoke", str(ROOT / "deploy" / "smoke"))
 _SPEC = importlib.util.spec_from_loader("smoke", _LOADER)

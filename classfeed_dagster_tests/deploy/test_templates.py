@@ -15,7 +15,7 @@ from classfeed_dagster import retention
 from classfeed_dagster.service_levels.metrics import METRICS, NAMESPACE
 from classfeed_dagster.service_levels.objectives import OBJECTIVES, WATCHED_FEEDS
 from classfeed_dagster.settings import Component, Settings, variable
-from classfeed_dagster_tests.deploy.templates import (
+from classfeed_dagster_tests.fixtures.templates import (
     ENVIRONMENTS,
     ROOT,
     TEMPLATES,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.fixtures.templates import ROOT
 from deploy.lock import PROJECT_LOCK
 
 pytestmark = pytest.mark.torture

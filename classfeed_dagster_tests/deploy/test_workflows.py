@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.fixtures.templates import ROOT
 from deploy.durations import durations
 from deploy.lock import INFRASTRUCTURE, pins
 from deploy.note import LIMIT, text

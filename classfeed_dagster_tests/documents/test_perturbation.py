@@ -37,8 +37,8 @@ from classfeed_dagster.source_contract.contract import load_contract
 from classfeed_dagster.store import LocalStore, open_store
 from classfeed_dagster.warehouse.columns import warehouse_tables
 from classfeed_dagster.warehouse.rows import FRAMES, rows_of_page
-from classfeed_dagster_tests.conftest import fresh_database
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
+from classfeed_dagster_tests.fixtures.databases import fresh_database
 from classfeed_dagster_tests.fixtures.reading_back import CLASS, DAY, take
 
 TODAY = "2023-02-01T02:00Z"

@@ -22,8 +22,8 @@ from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.trading_days import window
-from classfeed_dagster_tests.conftest import fresh_bigsite
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
+from classfeed_dagster_tests.fixtures.databases import fresh_bigsite
 from classfeed_dagster_tests.fixtures.examples import examples
 from classfeed_dagster_tests.fixtures.morning import attempt, deliver, prepare
 

@@ -9,7 +9,6 @@ import re
 import urllib.parse
 import urllib.request
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
@@ -17,13 +16,9 @@ from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.feeds import class_super
 from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
 from classfeed_dagster.trading_days import previous_business_day
-from classfeed_dagster_tests.deploy.templates import ROOT
-from classfeed_dagster_tests.rehearsal.first_deployment import require_success
+from classfeed_dagster_tests.fixtures.templates import ROOT
 from classfeed_dagster_tests.rehearsal.parts import World
-from classfeed_dagster_tests.rehearsal.tasks import Task, wait_until
-
-if TYPE_CHECKING:
-    pass
+from classfeed_dagster_tests.rehearsal.tasks import Task, require_success, wait_until
 
 # Nothing is judged by these: a busy machine takes long, and only what never comes fails.
 _WAIT_SECONDS, _DATE_SECONDS = 600.0, 1200.0
@@ -49,8 +44,8 @@ def check_fan_out(parts: World) -> str:
 def check_collector(parts: World) -> str:
     """Expect the first delivery's run in the collector: its trace, its metrics and its log lines; no person's data."""
     collector = parts.collector
-    key = next(key for key in keys_of(parts, "delivered/class_super/") if key.endswith("manifest.json"))
-    body = parts.client("s3").get_object(Bucket=_bucket(parts), Key=key)["Body"].read()
+    key = next(key for key in parts.keys("delivered/class_super/") if key.endswith("manifest.json"))
+    body = parts.client("s3").get_object(Bucket=parts.bucket(), Key=key)["Body"].read()
     trace = json.loads(body)["correlation_id"]
 
     def arrived() -> bool:
@@ -99,7 +94,7 @@ def _stored(parts: World) -> str:
 def request_rerun(parts: World) -> str:
     group = parts.cluster.environment(parts.cluster.family("door"))["CLASSFEED_SUPPORT_GROUP"]
     identity = parts.balancer.sign({"sub": "1", "preferred_username": "r.hearsal", "groups": [group]})
-    form = f"feed=class_super&date={first_business_date(parts)}&reason=the+rehearsal+tries+it"
+    form = f"feed=class_super&date={parts.first_business_date()}&reason=the+rehearsal+tries+it"
     status, page = parts.balancer.request("/rerun", identity, form)
     assert status == 202, page[-600:]
     (run_id,) = re.findall(r"<code>([0-9a-f-]{36})</code>", page)
@@ -108,18 +103,18 @@ def request_rerun(parts: World) -> str:
         return any(task.code == 0 for task in parts.cluster.tasks.values() if run_id in str(task.command))
 
     assert wait_until(ended, _DATE_SECONDS, 3), f"run {run_id} did not end well"
-    (record,) = keys_of(parts, "reruns/class_super/")
+    (record,) = parts.keys("reruns/class_super/")
     return f"run {run_id[:8]} by a worker task, recorded as {record}"
 
 
 def check_nothing_due(parts: World) -> str:
     # Production's first business date is ahead: nothing is due, so nothing may be reported as late.
-    assert wait_until(lambda: len(keys_of(parts, "heartbeats/")) > 1, _WAIT_SECONDS, 3), "no heartbeats"
+    assert wait_until(lambda: len(parts.keys("heartbeats/")) > 1, _WAIT_SECONDS, 3), "no heartbeats"
     task = parts.cluster.run("watchdog")
     assert task.code == 0, f"exit code {task.code}: {task.output()[-800:]}"
     assert not [task for task in parts.cluster.tasks.values() if "execute_run" in task.command], "a run was started"
     assert not parts.people.messages, parts.people.messages[0].seen
-    return f"first date {first_business_date(parts)}: no run, no alert"
+    return f"first date {parts.first_business_date()}: no run, no alert"
 
 
 def refuse_simulation(parts: World) -> str:
@@ -132,17 +127,12 @@ def refuse_simulation(parts: World) -> str:
 def simulate_customers(parts: World, days: int) -> str:
     # All at once: a date that was tried before its end of day waits for its next attempt.
     require_success(parts.cluster.run("worker", "classfeed", "simulate", "--days", str(days)))
-    return str(first_business_date(parts))
-
-
-def first_business_date(parts: World) -> dt.date:
-    settings = parts.cluster.environment(parts.cluster.family("worker"))
-    return dt.date.fromisoformat(settings["CLASSFEED_FIRST_BUSINESS_DATE"])
+    return str(parts.first_business_date())
 
 
 def publish_figures(parts: World) -> str:
     # The data team fills its own table, from its own copy of bigsite.
-    day = first_business_date(parts)
+    day = parts.first_business_date()
     engine = sa.create_engine(parts.bigsite.url("bigsite"))
     metrics = data_team_metrics(engine, class_super.FEED.recipient, day, previous_business_day(day))
     engine.dispose()
@@ -151,39 +141,26 @@ def publish_figures(parts: World) -> str:
     return f"{len(metrics)} figures of the data team"
 
 
-def _bucket(parts: World) -> str:
-    return next(
-        str(resource["BucketName"])
-        for resource in parts.stacks.resources("foundation", "AWS::S3::Bucket").values()
-        if "-data-" in resource["BucketName"]
-    )
-
-
-def keys_of(parts: World, prefix: str) -> list[str]:
-    pages = parts.client("s3").get_paginator("list_objects_v2").paginate(Bucket=_bucket(parts), Prefix=prefix)
-    return [item["Key"] for page in pages for item in page.get("Contents", [])]
-
-
 def check_delivery(parts: World, prefix: str, count: int) -> str:
     def delivered() -> bool:
-        return sum(key.endswith("manifest.json") for key in keys_of(parts, prefix)) >= count
+        return sum(key.endswith("manifest.json") for key in parts.keys(prefix)) >= count
 
     def workers() -> list[Task]:
         return [task for task in parts.cluster.tasks.values() if "execute_run" in task.command]
 
     hold = wait_until(delivered, _DATE_SECONDS, 3)
     assert hold, f"{len(workers())} worker(s); {[task.output()[-1500:] for task in workers()[-1:]]}"
-    return f"{len(keys_of(parts, prefix))} objects by {len(workers())} worker task(s)"
+    return f"{len(parts.keys(prefix))} objects by {len(workers())} worker task(s)"
 
 
 def start_new_feed(parts: World) -> str:
     """Follow the runbook's section "Start a new feed" from the first date on, and undo its last step."""
     feed = "class_trade"
     check_delivery(parts, f"shadow/delivered/{feed}/", 1)
-    assert not keys_of(parts, f"delivered/{feed}/"), "delivered live without a switch"
+    assert not parts.keys(f"delivered/{feed}/"), "delivered live without a switch"
     for command, pattern in (
         (("verify", "--feed", feed), rf"sound +{feed}: [1-9]"),
-        (("status", "--feed", feed), str(first_business_date(parts))),
+        (("status", "--feed", feed), str(parts.first_business_date())),
         (("flags-set", "mode", feed, "live", "--reason", "the rehearsal starts it"), f"mode of {feed} is live"),
         (("flags",), rf"{feed} .*mode .*live"),
         (("flags-set", "mode", feed, "declared", "--reason", "the rehearsal is over"), f"mode of {feed} is declared"),
@@ -196,7 +173,7 @@ def start_new_feed(parts: World) -> str:
 
 def check_proof(parts: World) -> str:
     def proven() -> bool:
-        reports = [key for key in keys_of(parts, "reconciliation/class_super/") if key.endswith("/report.html")]
+        reports = [key for key in parts.keys("reconciliation/class_super/") if key.endswith("/report.html")]
         return any("-source/" in key for key in reports) and any("-data-team/" in key for key in reports)
 
     def workers() -> list[Task]:

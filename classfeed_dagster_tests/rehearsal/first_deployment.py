@@ -19,10 +19,9 @@ from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.feeds import class_super
 from classfeed_dagster.simulation.data_team import publish_metrics
 from classfeed_dagster.warehouse.privileges import CREATED
-from classfeed_dagster_tests.rehearsal.first_dates import first_business_date, keys_of
 from classfeed_dagster_tests.rehearsal.parts import World, answers
 from classfeed_dagster_tests.rehearsal.resolver import UnresolvableError
-from classfeed_dagster_tests.rehearsal.tasks import Task, environment_of, wait_until
+from classfeed_dagster_tests.rehearsal.tasks import Task, environment_of, require_success, wait_until
 
 if TYPE_CHECKING:
     pass
@@ -31,13 +30,6 @@ if TYPE_CHECKING:
 _EARLIER_SCHEMA, _ADDED = "6b7fb194ff9c", ("concurrency_limits", "using_default_limit")
 # Nothing is judged by these: a busy machine takes long, and only what never comes fails.
 _WAIT_SECONDS, _DATE_SECONDS = 600.0, 1200.0
-
-
-def require_success(task: Task, pattern: str = "") -> str:
-    text = task.output()
-    assert task.code == 0, f"exit code {task.code}: {text[-1500:]}"
-    assert re.search(pattern, text), text[-1500:]
-    return text.strip().splitlines()[-1] if text.strip() else "held"
 
 
 def migrate(parts: World, expected: str) -> str:
@@ -74,7 +66,9 @@ def create_bigsite(parts: World) -> None:
 def create_metrics(parts: World) -> None:
     """Create the data team's table."""
     with parts.warehouse() as connection:
-        publish_metrics(connection, class_super.FEED.recipient, first_business_date(parts), [], dt.datetime.now(dt.UTC))
+        publish_metrics(
+            connection, class_super.FEED.recipient, parts.first_business_date(), [], dt.datetime.now(dt.UTC)
+        )
 
 
 def grant_privileges(parts: World) -> None:
@@ -120,14 +114,14 @@ def run_preflight(parts: World, name: str) -> str:
 
 def refuse_bad_input(parts: World) -> str:
     """Expect a sentence and an exit code, and no object written."""
-    before = keys_of(parts, "")
+    before = parts.keys("")
     unfilled = {"secret": parts.secret("slack"), "value": {"set": "by hand"}}
     family = parts.cluster.family("code")
     with parts.cluster.changed(family, secret=unfilled), pytest.raises(UnresolvableError, match="fill it by hand"):
         parts.cluster.environment(family)
     bigsite = "postgresql+psycopg://feed:hunter2@bigsite.broker.internal:9/bigsite"
     for change, command, code, sentence in (
-        ({"CLASSFEED_SNOWFLAKE_ROLE": None, "CLASSFEED_UI_URL": None}, ("run", "--date", str(first_business_date(parts))), 2,
+        ({"CLASSFEED_SNOWFLAKE_ROLE": None, "CLASSFEED_UI_URL": None}, ("run", "--date", str(parts.first_business_date())), 2,
          "CLASSFEED_UI_URL, CLASSFEED_SNOWFLAKE_ROLE"),
         ({"CLASSFEED_BIGSITE_URL": bigsite}, ("preflight",), 3, "FAIL  bigsite: OperationalError. Check"),
     ):  # fmt: skip
@@ -138,7 +132,7 @@ def refuse_bad_input(parts: World) -> str:
         assert sentence in text, text[-800:]
         assert "Traceback" not in text, text[-800:]
         assert "hunter2" not in text, "a password is repeated"
-    assert keys_of(parts, "") == before, "something was written"
+    assert parts.keys("") == before, "something was written"
     return "exit codes 2 and 3, nothing written"
 
 
@@ -226,7 +220,7 @@ def check_identity(parts: World, door: Task) -> str:
     ):
         status, _ = balancer.request("/rerun", identity)
         assert status == expected, f"identity {kind}: {status}, expected {expected}"
-    form = f"feed=class_super&date={first_business_date(parts)}&reason=the+rehearsal+tries+it"
+    form = f"feed=class_super&date={parts.first_business_date()}&reason=the+rehearsal+tries+it"
     status, page = balancer.request("/rerun", balancer.sign({**claims, "groups": ["others"]}), form)
     assert status == 403, page[-600:]
     (line,) = [line for line in door.output().splitlines() if "re-run refused" in line]

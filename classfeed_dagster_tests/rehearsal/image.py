@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.fixtures.templates import ROOT
 from deploy.lock import IMAGE
 
 _AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")

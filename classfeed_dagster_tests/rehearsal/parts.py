@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import logging
 import os
@@ -23,11 +24,11 @@ import boto3
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from classfeed_dagster_tests.deploy.templates import ROOT
 from classfeed_dagster_tests.fixtures.certificates import Authority, Certificate
 from classfeed_dagster_tests.fixtures.collector import Collector, running_collector
 from classfeed_dagster_tests.fixtures.s3_servers import localbucket_server
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard, running_switchboard
+from classfeed_dagster_tests.fixtures.templates import ROOT
 from classfeed_dagster_tests.fixtures.tls_postgres import TlsPostgres
 from classfeed_dagster_tests.rehearsal.balancer import KEY_HOST, Balancer
 from classfeed_dagster_tests.rehearsal.image import Image
@@ -77,6 +78,24 @@ class World:
             database=settings["CLASSFEED_SNOWFLAKE_DATABASE"], schema=settings["CLASSFEED_SNOWFLAKE_SCHEMA"],
             network_timeout=60,
         )  # fmt: skip
+
+    def bucket(self) -> str:
+        """Return the bucket of the deliveries."""
+        return next(
+            str(resource["BucketName"])
+            for resource in self.stacks.resources("foundation", "AWS::S3::Bucket").values()
+            if "-data-" in resource["BucketName"]
+        )
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return the bucket's keys under a prefix."""
+        pages = self.client("s3").get_paginator("list_objects_v2").paginate(Bucket=self.bucket(), Prefix=prefix)
+        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+    def first_business_date(self) -> dt.date:
+        """Return the date from which the worker's template delivers."""
+        settings = self.cluster.environment(self.cluster.family("worker"))
+        return dt.date.fromisoformat(settings["CLASSFEED_FIRST_BUSINESS_DATE"])
 
     def secret(self, name: str) -> str:
         """Return the name of a secret."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from classfeed_dagster.service_levels.owner_months import median_and_p95
-from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.fixtures.templates import ROOT
 from deploy import durations, owner_numbers
 
 _BASELINE = json.loads(durations.BASELINE.read_text())

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from classfeed_dagster_tests.deploy.templates import TEMPLATES
+from classfeed_dagster_tests.fixtures.templates import TEMPLATES
 
 PARTS = ("access", "foundation", "application", "monitoring")
 # Parts of an environment with Celery workers.

@@ -22,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.fixtures.templates import ROOT
 from classfeed_dagster_tests.rehearsal.image import Image
 from classfeed_dagster_tests.rehearsal.network import METADATA, REGION, Network
 from classfeed_dagster_tests.rehearsal.resolver import Stacks, UnresolvableError
@@ -293,6 +293,14 @@ def _as_user(environment: Mapping[str, str]) -> list[str]:
     values = [f"{name}={value}" for name, value in environment.items()]
     return ["setpriv", "--reuid=10001", "--regid=10001", "--clear-groups", "--bounding-set=-all", "--no-new-privs",
             "env", "-i", "--chdir=/opt/dagster", *values]  # fmt: skip
+
+
+def require_success(task: Task, pattern: str = "") -> str:
+    """Expect a task that ended with 0 and printed the pattern; return its last line."""
+    text = task.output()
+    assert task.code == 0, f"exit code {task.code}: {text[-1500:]}"
+    assert re.search(pattern, text), text[-1500:]
+    return text.strip().splitlines()[-1] if text.strip() else "held"
 
 
 def wait_until(condition: Any, seconds: float, step: float = 1.0) -> bool:

@@ -54,8 +54,8 @@ from classfeed_dagster.transmission.send import receipts, unsent
 from classfeed_dagster.warehouse.breaks import stored_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.database import query
-from classfeed_dagster_tests.conftest import fresh_bigsite
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
+from classfeed_dagster_tests.fixtures.databases import fresh_bigsite
 from classfeed_dagster_tests.fixtures.desk import Desk
 from classfeed_dagster_tests.fixtures.instances import instance_in_memory
 from classfeed_dagster_tests.fixtures.upload_server import Upload, endpoint

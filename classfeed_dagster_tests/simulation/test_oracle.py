@@ -26,7 +26,7 @@ from classfeed_dagster.simulation.invented_market import InventedMarket
 from classfeed_dagster.simulation.proof import prove_books
 from classfeed_dagster.simulation.world import World
 from classfeed_dagster.trading_days import business_days_between
-from classfeed_dagster_tests.conftest import fresh_database
+from classfeed_dagster_tests.fixtures.databases import fresh_database
 from classfeed_dagster_tests.fixtures.simulated_days import Living
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.create_schema import create_schema
-from classfeed_dagster_tests.conftest import fresh_database
+from classfeed_dagster_tests.fixtures.databases import fresh_database
 
 
 @contextmanager
