@@ -22,35 +22,48 @@ _EMAIL_MASK = MASK * 3
 _SEVERAL_DIGITS = 8  # the shortest identifier
 
 _EMAIL = re.compile(r"[\w.%+'-]+@[\w-]+(?:\.[\w-]+)+")
-# Nine digits (eight in old numbers), plain or in groups; part of no longer number, word, amount or code.
+# Nine digits (eight in old numbers), plain or in groups; part of no longer number or amount.
 _TFN = re.compile(
-    r"(?<![\w@*])(?<!\d[.,/-])"
-    r"(?:(?:\d{9}|\d{8})(?![\w@*]|[.,/-]\d)"
-    r"|(?<!\d{3}[ ])(?:\d{3}([ .-]|[ ]{2})\d{3}\1\d{3}|\d{2}([ .-])\d{3}\2\d{3})(?![\w@*]|[.,/-]\d|[ ]\d{3}(?!\d)))"
+    r"(?<![\d@*])(?<!\d[.,/-])"
+    r"(?:(?:\d{9}|\d{8})(?![\d@*]|[.,/-]\d)"
+    r"|(?<!\d{3}[ ])(?:\d{3}([ .-]|[ ]{2})\d{3}\1\d{3}|\d{2}([ .-])\d{3}\2\d{3})(?![\d@*]|[.,/-]\d|[ ]\d{3}(?!\d)))"
 )
-_TWO_TFNS = re.compile(r"(?<![\w@*])(\d{9})[/,-](\d{9})(?![\w@*]|[.,/-]\d)")
+# Three or four groups of another size with one separator, and no number next to them.
+_GROUPED_TFN = re.compile(r"(?<![\d@*])(?<!\d[ .,/-])\d{2,4}([ .-])\d{2,4}(?:\1\d{2,4}){1,2}(?![\d@*]|[ .,/-]\d)")
+_DATE_AND_NUMBER = re.compile(
+    r"(?:\d{3}\D)?(?:0[1-9]|[12]\d|3[01])\D(?:0[1-9]|1[0-2])\D\d{2}(?:\D\d{3})?"
+    r"|(?:\d{3}\D)?\d{2}\D(?:0[1-9]|1[0-2])\D(?:0[1-9]|[12]\d|3[01])(?:\D\d{3})?"
+)
+_TWO_TFNS = re.compile(r"(?<![\d@*])(\d{9})[/,-](\d{9})(?![\d@*]|[.,/-]\d)")
 # Directly after the word that names it, however it is divided.
 _CALLED_TFN = re.compile(
-    r"(?<![^\W_])(?:T\.?F\.?N|tax[ -]*file)(?:\W|_|no|number)*(\d(?:[ ./-]?\d){7,8})(?![\w@*]|[ ./-]?\d)", re.IGNORECASE
+    r"(?<![^\W_])(?:T\.?F\.?N|tax[ -]*file)(?:\W|no|number)*(\d(?:[ ./-]?\d){7,8})(?![\d@*]|[ ./-]?\d)", re.IGNORECASE
 )
 _NAMED_TFN = re.compile(r"\b(?:T\.?F\.?N|tax[ -]*file)\W*(?:no|nos|num|number|nr)?\W*$", re.IGNORECASE)
-# Words before a number of another kind: an account, a registration, a company.
+# Letters directly at nine plain digits that make a code of them: up to three (but not a bank's CR and DR), or letters
+# beyond which there is another digit. Longer words, such as a name, do not.
+_CODE_BEFORE = re.compile(r"(?:\d[^\W\d_]+|(?<!\w)(?!(?:cr|dr)$)[a-z]{1,3})$", re.IGNORECASE)
+_CODE_AFTER = re.compile(r"(?!(?:cr|dr)\b)[a-z]{1,3}(?![^\W\d_])|[^\W\d_]+\d", re.IGNORECASE)
+# Words before a number of another kind: an account, a registration, a company, an amount.
 _OTHER_NUMBER = re.compile(
     r"(?:\babn\W*\d\d |\b(?:a/?c|acc|acct|account|acn|arbn|hin|srn|bsb|conf|confirmation|contract|cn|phone|ph|tel|mob"
-    r"|mobile)\b"
-    r"\W*(?:no|num|number|nr)?\W*|\b\d{3}-\d{3}\W+)$",
+    r"|mobile|aud|eur|gbp|nzd|usd)\b"
+    r"\W*(?:no|num|number|nr)?\W*|\b\d{3}-\d{3}\W+|[$])$",
     re.IGNORECASE,
 )
 # Words before a number that a bank or a shop gave to a payment. The tax office's own numbers contain a tax file number.
 _PAYMENT_NUMBER = re.compile(
-    r"\b(?:receipt|rcpt|rct|rrn|invoice|inv|cheque|chq|transaction|txn|trace|order)\b\W*"
+    r"\b(?:receipt|rcpt|rct|rrn|invoice|inv|cheque|chq|transaction|txn|trace|order|ord)\b\W*"
     r"(?:no|num|number|nr|id)?\W*$",
     re.IGNORECASE,
 )
-_CARD = re.compile(
-    r"(?:(?<![\w@*])(?<!\d[ .,/-])|(?<=visa)|(?<=card)|(?<=amex))"
-    r"(?:\d(?:[ -]?\d){11,18}|\d{4}([./])\d{4}\1\d{4}\1\d{4})(?![\w@*]|[.,/]\d|[ -]\d)",
-    re.IGNORECASE,
+# In one piece or in the scheme's own groups, also next to other numbers; or in any groups with no number next to it.
+_CARDS = (
+    re.compile(
+        r"(?<![\d@*])(?<!\d[.,/-])(?:\d{13,19}|\d{4}([ .-])\d{4}\1\d{4}\1\d{4}|\d{4}([ .-])\d{6}\2\d{5})"
+        r"(?![\d@*]|[.,-]\d|/\d{3})"
+    ),
+    re.compile(r"(?<![\d@*])(?<!\d[ .,/-])\d(?:[ -]?\d){11,18}(?![\d@*]|[ .,/-]\d)"),
 )
 # ISO/IEC 7812 ranges of the payment schemes, with the lengths that they issue.
 _CARD_RANGES = re.compile(
@@ -58,8 +71,10 @@ _CARD_RANGES = re.compile(
     r"|35\d{14}|6\d{15,18})"
 )
 # The tax office's payment references contain the payer's tax file number. 75556 is its BPAY biller code.
-_TAX_OFFICE = re.compile(r"\bATO\b|\b75556\b|\btax(?:ation)?[ -]office\b", re.IGNORECASE)
-_PAYMENT_REFERENCE = re.compile(r"(?<![\w@*])(?!75556\b)\d(?:[ -]?\d){9,18}(?![\w@*]|[.,]\d)")
+_TAX_OFFICE = re.compile(
+    r"\b(?:ATO|PAYG[IW]?)(?![^\W\d_])|\btax(?=\d)|\b75556\b|\btax(?:ation)?[ -]office\b", re.IGNORECASE
+)
+_PAYMENT_REFERENCE = re.compile(r"(?<![\d@*])(?!75556\b)\d(?:[ -]?\d){8,}(?![\d@*]|[.,]\d)")
 _TFN_LENGTH, _ABN_LENGTH = 9, 11
 
 
@@ -95,11 +110,15 @@ def identifiers_in(text: str) -> tuple[FreeTextMatch, ...]:
 
 
 def masked(text: str) -> str:
-    """Return ``text`` without identifiers: digits become asterisks, an e-mail address three of them."""
-    for match in reversed(identifiers_in(text)):
-        value = text[match.start : match.end]
-        mask = _EMAIL_MASK if match.kind is IdentifierKind.EMAIL else re.sub(r"\d", MASK, value)
-        text = text[: match.start] + mask + text[match.end :]
+    """Return ``text`` without identifiers: digits become asterisks, an e-mail address three of them.
+
+    What is left is examined again, because a masked neighbour can uncover another identifier.
+    """
+    while matches := identifiers_in(text):
+        for match in reversed(matches):
+            value = text[match.start : match.end]
+            mask = _EMAIL_MASK if match.kind is IdentifierKind.EMAIL else re.sub(r"\d", MASK, value)
+            text = text[: match.start] + mask + text[match.end :]
     return text
 
 
@@ -128,30 +147,48 @@ def mask_columns(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
 def _candidates(text: str) -> Iterator[FreeTextMatch]:
     for match in _EMAIL.finditer(text):
         yield FreeTextMatch(IdentifierKind.EMAIL, *match.span())
-    for match in _CARD.finditer(text):
-        digits = _digits(match.group())
-        if _CARD_RANGES.fullmatch(digits) and luhn.is_valid(digits):
-            yield FreeTextMatch(IdentifierKind.CARD_NUMBER, *match.span())
+    text = text.replace("_", "-")
+    for shape in _CARDS:
+        for match in shape.finditer(text):
+            digits = _digits(match.group())
+            if _CARD_RANGES.fullmatch(digits) and luhn.is_valid(digits):
+                yield FreeTextMatch(IdentifierKind.CARD_NUMBER, *match.span())
+    for start, end in _tfns(text):
+        yield FreeTextMatch(IdentifierKind.TAX_FILE_NUMBER, start, end)
+
+
+def _tfns(text: str) -> Iterator[tuple[int, int]]:
     for match in _CALLED_TFN.finditer(text):
-        yield FreeTextMatch(IdentifierKind.TAX_FILE_NUMBER, *match.span(1))
+        yield match.span(1)
     for match in _TWO_TFNS.finditer(text):
         for number in (1, 2):
             if _is_tfn(match[number]):
-                yield FreeTextMatch(IdentifierKind.TAX_FILE_NUMBER, *match.span(number))
-    of_tax_office = _TAX_OFFICE.search(text)
+                yield match.span(number)
+    of_tax_office = bool(_TAX_OFFICE.search(text))
     for match in _TFN.finditer(text):
         before = text[: match.start()]
-        is_other = (
-            _OTHER_NUMBER.search(before)
-            or _is_abn(before[-3:] + match.group())
-            or (_PAYMENT_NUMBER.search(before) and not of_tax_office)
-        )
-        if _NAMED_TFN.search(before) or (not is_other and _is_tfn(_digits(match.group()))):
-            yield FreeTextMatch(IdentifierKind.TAX_FILE_NUMBER, *match.span())
+        if _NAMED_TFN.search(before) or (_is_tfn(_digits(match.group())) and not _is_other(match, of_tax_office)):
+            yield match.span()
+    for match in _GROUPED_TFN.finditer(text):
+        if (
+            _is_tfn(_digits(match.group()))
+            and not _DATE_AND_NUMBER.fullmatch(match.group())
+            and not _is_other(match, of_tax_office)
+        ):
+            yield match.span()
     if of_tax_office:
         for match in _PAYMENT_REFERENCE.finditer(text):
             if _contains_tfn(_digits(match.group())):
-                yield FreeTextMatch(IdentifierKind.TAX_FILE_NUMBER, *match.span())
+                yield match.span()
+
+
+def _is_other(match: re.Match[str], of_tax_office: bool) -> bool:
+    # The words or letters at a number, or the two digits before it, make it a number of another kind.
+    before, after = match.string[: match.start()], match.string[match.end() :]
+    if _OTHER_NUMBER.search(before) or _is_abn(before[-3:] + match.group()):
+        return True
+    is_code = match.group().isdigit() and (_CODE_BEFORE.search(before) or _CODE_AFTER.match(after))
+    return not of_tax_office and bool(is_code or _PAYMENT_NUMBER.search(before))
 
 
 def _is_tfn(digits: str) -> bool:

@@ -12,6 +12,7 @@ from stdnum import isin as isin_number
 from stdnum.au import abn as abn_number
 
 from classfeed_dagster.bigsite.tables import CASH_TYPES, ENTITY_TYPES, INCOME_TYPES, MOVEMENT_TYPES
+from classfeed_dagster.free_text import identifiers_in
 from classfeed_dagster.simulation.customers import CLASS, OTHER_RECIPIENT, Persona
 from classfeed_dagster.simulation.identifiers import ID_BASE
 from classfeed_dagster.trading_days import SYDNEY, add_business_days, cutoff
@@ -348,3 +349,11 @@ def test_savers_money_runs_out(simulated: Simulated) -> None:
 @pytest.mark.parametrize("text", ["&", "<", '"', "'", "ễ", "😀"])
 def test_names_hold_typed_characters(simulated: Simulated, text: str) -> None:
     assert simulated.query("SELECT 1 FROM bigsite.portfolio WHERE strpos(portfolio_name, :text) > 0 LIMIT 1", text=text)
+
+
+def test_simulated_texts_of_all_kinds_hold_no_identifier(simulated: Simulated) -> None:
+    texts = simulated.query("""
+        SELECT description FROM bigsite.cash_transaction UNION SELECT description FROM bigsite.security_movement
+        UNION SELECT portfolio_name FROM bigsite.portfolio UNION SELECT account_name FROM bigsite.cash_account""")
+    assert len(texts) > 200
+    assert [text for (text,) in texts if identifiers_in(str(text))] == []
