@@ -16,8 +16,8 @@ from typing import Literal
 from pydantic import AwareDatetime, NonNegativeInt
 
 from classfeed_dagster.acknowledgements.mapping import Answer, AnswerMapping, FileState, RecordState, UnknownAnswerError
+from classfeed_dagster.bigsite.ledger_tables import LETTERS
 from classfeed_dagster.delivery.manifest import Manifest, Page, Sha256
-from classfeed_dagster.domains.movement_transactions import LETTERS
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, create_record, from_json, sha256
 from classfeed_dagster.transmission.send import live_deliveries

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from classfeed_dagster.bigsite.ledger_tables import DATES
 from classfeed_dagster.bigsite.sql_types import (
     DATE,
     DELTA,
@@ -26,19 +27,13 @@ _SOURCES = {
     "cash_transaction": "JOIN bigsite.cash_account a ON a.portfolio_id = w.portfolio_id "
     "JOIN bigsite.cash_transaction l ON l.cash_account_id = a.cash_account_id",
 }
-_DATES = {
-    "trade": "trade_date",
-    "security_movement": "effective_date",
-    "income": "payment_date",
-    "cash_transaction": "transaction_date",
-}
 
 
 def _ledger(table: str, **own: pa.DataType) -> Query:
     # Separate branches for FULL and DELTA portfolios, so that a DELTA can use the index on recorded_at. The third
     # branch reads rows of closed windows that no earlier snapshot saw, by primary key. Facts of a reversed row are
     # looked up by primary key, for the few rows that reverse another.
-    source, date = _SOURCES[table], _DATES[table]
+    source, date = _SOURCES[table], DATES[table]
     schema = columns(
         **{"portfolio_id": ID, f"{table}_id": ID, **own, f"reverses_{table}_id": ID},
         reversed_portfolio_id=ID,
@@ -124,7 +119,7 @@ def _reversed_portfolio(table: str) -> str:
 
 
 def _reversed_on(table: str) -> str:
-    return f"SELECT o.{_DATES[table]} FROM bigsite.{table} o WHERE o.{table}_id = l.reverses_{table}_id"
+    return f"SELECT o.{DATES[table]} FROM bigsite.{table} o WHERE o.{table}_id = l.reverses_{table}_id"
 
 
 def _reversed_type(table: str) -> str:
@@ -238,7 +233,7 @@ def look_back(query: Query) -> str:
 
     The date condition equals that of the ledger's own query: rows that no window sends are not read.
     """
-    table, source, date = query.table, _SOURCES[query.table], _DATES[query.table]
+    table, source, date = query.table, _SOURCES[query.table], DATES[query.table]
     return f"""WITH wanted_delta AS ({DELTA})
 SELECT l.{table}_id FROM wanted_delta w {source}
 WHERE l.{date} >= w.history_from AND l.recorded_at >= %(late_from)s AND l.recorded_at < %(latest)s

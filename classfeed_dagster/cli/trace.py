@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
 
 from classfeed_dagster.cli import output
-from classfeed_dagster.cli.arguments import FeedName, require_due, require_feed, require_store
+from classfeed_dagster.cli.arguments import FeedName, require_due, require_feed, require_past, require_store
 from classfeed_dagster.errors import ExitCode, UsageError
 from classfeed_dagster.store import address
 from classfeed_dagster.tags import DEFAULT_FEED
@@ -21,16 +21,18 @@ from classfeed_dagster.tags import DEFAULT_FEED
 if TYPE_CHECKING:
     from decimal import Decimal
 
+    import sqlalchemy as sa
+
     from classfeed_dagster.feeds.feed import Feed
     from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.settings import Settings
     from classfeed_dagster.tracing.numbers import NumberRow
+    from classfeed_dagster.tracing.source_rows import SourceRow
     from classfeed_dagster.tracing.trace import (
         HeldBackDates,
         HoldingTrace,
         ReconciliationResult,
         Sighting,
-        SourceRow,
         Trace,
         UnitsRow,
     )
@@ -39,6 +41,13 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 30
 _CASH = "CASH"  # in place of an exchange
+_NOTHING: dict[str, list[object]] = {
+    name: []
+    for name in (
+        "rows", "sightings", "held_back_at_delivery", "would_be_held_back_now", "reconciliations", "acknowledgements",
+        "numbers",
+    )
+}  # fmt: skip
 out = output.console()
 
 
@@ -73,57 +82,39 @@ def trace(
     """
     from classfeed_dagster.runtime import Runtime
 
-    exchange, code = _split_security(what, security, date)
+    security_of = _split_security(what, security, date, feed)
     runtime = Runtime()
-    declared = require_feed(feed)
-    day = None if date is None else require_due(runtime.settings, feed, date.date())
+    day = None if date is None else require_past(runtime.settings, date.date())
+    if day is None:
+        what = _require_transaction_id(what, feed)
+    elif feed != DEFAULT_FEED:
+        require_feed(feed)
     require_store(runtime)
-    from classfeed_dagster.retention import retention_of
-    from classfeed_dagster.tracing.numbers import links_of, numbers_of
-    from classfeed_dagster.tracing.trace import Trace, trace_holding
-    from classfeed_dagster.tracing.trace import trace as trace_row
-    from classfeed_dagster.tracing.trace_cash import trace_cash
-
-    audience = declared.audience(runtime.settings.first_business_date)
-    retention = retention_of(runtime.settings.env)
     try:
         with output.console(stderr=True).status("searching …"):
             runtime.require_bigsite()
-            engine, store, form = runtime.engine, runtime.store, declared.format
-            row: Trace | HoldingTrace | CashTrace
-            if day is None:
-                text = _with_letter(what, form.ledgers)
-                row = trace_row(engine, store, feed, audience, text, document_format=form, retention=retention)
-            elif exchange == _CASH:
-                row = trace_cash(engine, store, feed, what, code, day, document_format=form, retention=retention)
-            else:
-                security_of = (exchange, code)
-                row = trace_holding(
-                    engine, store, feed, what, security_of, day, document_format=form, retention=retention
-                )
-            with _local_warehouse(runtime.settings) as warehouse:
-                numbers = numbers_of(engine, store, feed, row, form, warehouse)
+            if not _is_in_bigsite(runtime.engine, what, security_of, day):
+                _refuse_unknown(what, as_json=as_json)
+            row, numbers = _find(runtime, feed, what, security_of, day)
     finally:
         runtime.close()
+    from classfeed_dagster.tracing.numbers import links_of
+    from classfeed_dagster.tracing.trace import Trace
+
     ui = _ui(runtime.settings)
-    answers = _answers(runtime, declared, row) if isinstance(row, Trace) else []
-    unknown = isinstance(row, Trace) and row.source is None
+    answers = _answers(runtime, require_feed(feed), row) if isinstance(row, Trace) else []
     if as_json:
         given = {"acknowledgements": answers} if day is None else {}
         output.print_json({**_plain(row), **given, "numbers": [asdict(number) for number in numbers]})
-    elif unknown:
-        out.print(f"[red]bigsite has no such row:[/] {escape(what)}; give the id as in the document", highlight=False)
     else:
         _print_trace(row)
         _print_answers(answers)
         _print_numbers(numbers, links_of(row, feed, ui))
-    if unknown:
-        raise typer.Exit(ExitCode.STOPPED)
     if page is not None:
         _write_page(page, _page(row, feed, numbers, ui), quiet=as_json)
 
 
-def _split_security(what: str, security: str | None, date: dt.datetime | None) -> tuple[str, str]:
+def _split_security(what: str, security: str | None, date: dt.datetime | None, feed: str) -> tuple[str, str]:
     # Mistakes are refused here, before the feeds are imported.
     from classfeed_dagster.tracing.transaction_id import split_transaction_id
 
@@ -132,12 +123,68 @@ def _split_security(what: str, security: str | None, date: dt.datetime | None) -
             "A holding needs a security and a date: classfeed trace PORTFOLIO EXCHANGE:CODE --date D; "
             "a cash balance a currency: classfeed trace PORTFOLIO CASH:AUD --date D"
         )
-    if security is None and not what.isdecimal():
+    if security is None and (feed == DEFAULT_FEED or not what.isdecimal()):
         split_transaction_id(what)
     exchange, colon, code = (security or ":").partition(":")
     if not colon or (security and not (exchange and code)):
         raise UsageError(f"Invalid security {security!r}: expected EXCHANGE:CODE, e.g. ASX:BHP, or CASH:AUD")
     return exchange, code
+
+
+def _require_transaction_id(text: str, feed: str) -> str:
+    # The default feed's documents have all ledgers, and it is declared: it need not be imported.
+    from classfeed_dagster.tracing.transaction_id import split_transaction_id
+
+    transaction_id = text if feed == DEFAULT_FEED else _with_letter(text, require_feed(feed).format.ledgers)
+    split_transaction_id(transaction_id)
+    return transaction_id
+
+
+def _is_in_bigsite(engine: sa.Engine, what: str, security: tuple[str, str], day: dt.date | None) -> bool:
+    # Asked before the libraries of the data path are imported. An unknown holding or account raises a UsageError.
+    from classfeed_dagster.tracing.source_rows import cash_account, holding_keys, ledger_row
+
+    if day is None:
+        return ledger_row(engine, what) is not None
+    with engine.connect() as connection:
+        if security[0] == _CASH:
+            cash_account(connection, what, security[1])
+        else:
+            holding_keys(connection, what, security, day)
+    return True
+
+
+def _refuse_unknown(transaction_id: str, *, as_json: bool) -> NoReturn:
+    if as_json:
+        output.print_json({"transaction_id": transaction_id, "travels_on": None, "source": None, **_NOTHING})
+    else:
+        says = f"[red]bigsite has no such row:[/] {escape(transaction_id)}; give the id as in the document"
+        out.print(says, highlight=False)
+    raise typer.Exit(ExitCode.STOPPED)
+
+
+def _find(
+    runtime: Runtime, feed: str, what: str, security: tuple[str, str], day: dt.date | None
+) -> tuple[Trace | HoldingTrace | CashTrace, Sequence[NumberRow]]:
+    from classfeed_dagster.retention import retention_of
+    from classfeed_dagster.tracing.numbers import numbers_of
+    from classfeed_dagster.tracing.trace import trace as trace_row
+    from classfeed_dagster.tracing.trace import trace_holding
+    from classfeed_dagster.tracing.trace_cash import trace_cash
+
+    settings, declared = runtime.settings, require_feed(feed)
+    engine, store, form = runtime.engine, runtime.store, declared.format
+    retention = retention_of(settings.env)
+    row: Trace | HoldingTrace | CashTrace
+    if day is None:
+        audience = declared.audience(settings.first_business_date)
+        row = trace_row(engine, store, feed, audience, what, document_format=form, retention=retention)
+    elif require_due(settings, feed, day) and security[0] == _CASH:
+        row = trace_cash(engine, store, feed, what, security[1], day, document_format=form, retention=retention)
+    else:
+        row = trace_holding(engine, store, feed, what, security, day, document_format=form, retention=retention)
+    with _local_warehouse(settings) as warehouse:
+        return row, numbers_of(engine, store, feed, row, form, warehouse)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from classfeed_dagster.bigsite.ledger_tables import LETTERS
 from classfeed_dagster.documents import csv_reader, csv_writer, locate
 from classfeed_dagster.documents.csv_mapping import BALANCE, DETAIL, CsvLayout
 from classfeed_dagster.documents.document_format import (
@@ -24,7 +25,6 @@ from classfeed_dagster.documents.document_format import (
 )
 from classfeed_dagster.documents.format_rules import FormatRule, csv_rules
 from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, ACCOUNTS, MOVEMENT_TRANSACTIONS, Frame
-from classfeed_dagster.domains.movement_transactions import LETTERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,14 @@ import polars as pl
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import tables as bigsite
+from classfeed_dagster.bigsite.ledger_tables import (
+    CASH_TRANSACTION,
+    DATES,
+    INCOME,
+    LETTERS,
+    SECURITY_MOVEMENT,
+    TRADE,
+)
 from classfeed_dagster.domains import identifiers
 from classfeed_dagster.domains.account_balances import end_of_day_cash
 from classfeed_dagster.domains.columns import (
@@ -26,12 +34,6 @@ from classfeed_dagster.domains.exact import scaled
 from classfeed_dagster.domains.investment_holdings import ON_A_HIN, end_of_day_holdings, undone, unvaluable
 from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, landed_since
 from classfeed_dagster.domains.movement_transactions import (
-    CASH_TRANSACTION,
-    DATES,
-    INCOME,
-    LETTERS,
-    SECURITY_MOVEMENT,
-    TRADE,
     opening_cash,
     opening_units,
     transaction_id,

@@ -10,6 +10,7 @@ import datetime as dt
 
 import polars as pl
 
+from classfeed_dagster.bigsite.ledger_tables import DATES, INCOME, LETTERS, TRADE
 from classfeed_dagster.domains.account_balances import ACCOUNT_KEY
 from classfeed_dagster.domains.columns import INSTANT, MONEY, MOVEMENT_TRANSACTIONS, UNITS
 from classfeed_dagster.domains.exact import fitting
@@ -25,23 +26,6 @@ from classfeed_dagster.domains.securities import with_security
 from classfeed_dagster.domains.slice import NUMBER, Slice
 from classfeed_dagster.free_text import mask_columns
 from classfeed_dagster.trading_days import SYDNEY
-
-# The ledgers' letters in a transaction id (XSD, MovementTransaction).
-TRADE, SECURITY_MOVEMENT, INCOME, CASH_TRANSACTION = "T", "S", "I", "C"
-
-# Each ledger's column of the business date.
-DATES = {
-    "trade": "trade_date",
-    "security_movement": "effective_date",
-    "income": "payment_date",
-    "cash_transaction": "transaction_date",
-}
-LETTERS = {
-    "trade": TRADE,
-    "security_movement": SECURITY_MOVEMENT,
-    "income": INCOME,
-    "cash_transaction": CASH_TRANSACTION,
-}
 
 
 def movement_transactions(part: Slice) -> dict[str, pl.DataFrame]:

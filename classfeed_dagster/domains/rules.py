@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from classfeed_dagster.bigsite.ledger_tables import LETTERS
 from classfeed_dagster.domains import breaches
 from classfeed_dagster.domains.columns import ACCOUNTS, FINDINGS, MOVEMENT_TRANSACTIONS
 from classfeed_dagster.domains.ledger_rows import carried_ledgers
-from classfeed_dagster.domains.movement_transactions import LETTERS
 from classfeed_dagster.domains.slice import Slice
 
 Check = Callable[[Slice, Mapping[str, pl.DataFrame]], pl.DataFrame]

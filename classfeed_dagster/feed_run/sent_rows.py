@@ -11,10 +11,10 @@ import polars as pl
 
 from classfeed_dagster.bigsite.landing import SlicedFiles, StoredTable
 from classfeed_dagster.bigsite.late_rows import Ids, SentRows
+from classfeed_dagster.bigsite.ledger_tables import LETTERS
 from classfeed_dagster.bigsite.snapshot import latest_snapshot
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.sent import SentDate, sent_date
-from classfeed_dagster.domains.movement_transactions import LETTERS
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore

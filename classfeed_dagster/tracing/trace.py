@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.bigsite.landing import StoredTable
+from classfeed_dagster.bigsite.ledger_tables import LETTERS
 from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.delivery_history import (
     PortfolioDelivery,
@@ -25,30 +26,12 @@ from classfeed_dagster.delivery.delivery_history import (
 from classfeed_dagster.delivery.quarantine import held
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.documents.document_format import DocumentFormat, Place, RecordKey
-from classfeed_dagster.domains.movement_transactions import DATES, LETTERS
-from classfeed_dagster.errors import UsageError
 from classfeed_dagster.retention import NOTHING_EXPIRES, Retention
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.tracing.transaction_id import split_transaction_id
+from classfeed_dagster.tracing.source_rows import SourceRow, holding_keys, ledger_row
 
 ACKNOWLEDGEMENT = "none: the recipient sends no acknowledgement"
-_TABLES = {letter: table for table, letter in LETTERS.items()}
-
-
-class NotAHoldingError(UsageError):
-    """bigsite has no such portfolio, or no security with this code on the date."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceRow:
-    """The row as it is in bigsite now."""
-
-    table: str
-    key: int
-    portfolio_number: str
-    business_date: dt.date  # date of the transaction
-    recorded_at: dt.datetime  # UTC
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +138,10 @@ def trace(
     retention: Retention = NOTHING_EXPIRES,
 ) -> Trace:
     """Trace a ledger row through the documents of one feed. NotATransactionError for any other text."""
-    letter, key = split_transaction_id(transaction_id)
-    table = _TABLES[letter]
-    source = _source_row(engine, table, key)
+    source = ledger_row(engine, transaction_id)
     if source is None:
         return Trace(transaction_id, None, None, (), HeldBackDates())
+    table, key = source.table, source.key
     travels_on = next((day for day in audience.dates() if source.recorded_at in audience.window(day)), None)
     if travels_on is None:  # recorded before the feed began: part of the first documents' history
         travels_on = audience.first_business_date
@@ -168,7 +150,9 @@ def trace(
         for day in delivered_dates(store, feed)
         if day >= travels_on
         for delivery in (
-            deliveries_of(store, feed, day, source.portfolio_number) if letter in document_format.ledgers else ()
+            deliveries_of(store, feed, day, source.portfolio_number)
+            if LETTERS[table] in document_format.ledgers
+            else ()
         )
         # A DELTA holds its own window only; any later FULL holds everything again.
         if day == travels_on or delivery.portfolio.extract == "FULL"
@@ -200,15 +184,7 @@ def trace_holding(
     """Trace a portfolio's holding of a security (exchange, code as on ``day``). NotAHoldingError if there is none."""
     exchange, code = security
     with engine.connect() as connection:
-        portfolio_id: int | None = connection.execute(
-            sa.select(tables.portfolio.c.portfolio_id).where(tables.portfolio.c.portfolio_number == number)
-        ).scalar_one_or_none()
-        security_id = _security_id(connection, exchange, code, day)
-        if portfolio_id is None or security_id is None:
-            missing = (
-                f"portfolio {number}" if portfolio_id is None else f"security {exchange}:{code} on {day.isoformat()}"
-            )
-            raise NotAHoldingError(f"bigsite has no {missing}: give the number and code as in the document")
+        portfolio_id, security_id = holding_keys(connection, number, security, day)
         eod = tables.holding_eod.c
         stated = connection.execute(
             sa.select(eod.units, eod.updated_at).where(
@@ -245,23 +221,6 @@ def trace_holding(
         reconciliations_of(store, feed, day, number, (f"{exchange} {code}", WHOLE)),
         (price[0], price[1]) if price else None,
     )
-
-
-def _security_id(connection: sa.Connection, exchange: str, code: str, day: dt.date) -> int | None:
-    # The code on a day is the old code of the earliest change after it, else today's.
-    security, change = tables.security.c, tables.security_code_change.c
-    old_code = (
-        sa.select(change.old_code)
-        .where(change.security_id == security.security_id, change.effective_on > day)
-        .order_by(change.effective_on)
-        .limit(1)
-        .scalar_subquery()
-    )
-    query = sa.select(security.security_id).where(
-        security.exchange == exchange, sa.func.coalesce(old_code, security.code) == code
-    )
-    security_id: int | None = connection.execute(query).scalar()
-    return security_id
 
 
 def _units_behind(portfolio_id: int, security_id: int, day: dt.date) -> sa.Select[Any]:
@@ -329,24 +288,6 @@ def _breaks(store: ObjectStore, key: str, number: str, subjects: Collection[str]
         f"ours {row['ours'] or '(none)'}, theirs {row['theirs'] or '(none)'} ({row['cause']})"
         for row in rows
     ]
-
-
-def _source_row(engine: sa.Engine, table: str, key: int) -> SourceRow | None:
-    ledger = tables.metadata.tables[f"{tables.SCHEMA}.{table}"]
-    owner = ledger
-    joined: sa.FromClause = ledger
-    if "portfolio_id" not in ledger.c:
-        joined = ledger.join(tables.cash_account, ledger.c.cash_account_id == tables.cash_account.c.cash_account_id)
-        owner = tables.cash_account
-    joined = joined.join(tables.portfolio, tables.portfolio.c.portfolio_id == owner.c.portfolio_id)
-    query = (
-        sa.select(tables.portfolio.c.portfolio_number, ledger.c[DATES[table]], ledger.c.recorded_at)
-        .select_from(joined)
-        .where(ledger.c[f"{table}_id"] == key)
-    )
-    with engine.connect() as connection:
-        row = connection.execute(query).one_or_none()
-    return None if row is None else SourceRow(table, key, row[0], row[1], row[2].astimezone(dt.UTC))
 
 
 def sightings_of(

@@ -10,12 +10,12 @@ from decimal import Decimal
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import tables
+from classfeed_dagster.bigsite.ledger_tables import LETTERS
 from classfeed_dagster.delivery.delivery_history import deliveries_of
 from classfeed_dagster.documents.document_format import BalanceKey, DocumentFormat
-from classfeed_dagster.domains.movement_transactions import LETTERS
-from classfeed_dagster.errors import UsageError
 from classfeed_dagster.retention import NOTHING_EXPIRES, Retention
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.tracing.source_rows import cash_account
 from classfeed_dagster.tracing.trace import (
     WHOLE,
     HeldBackDates,
@@ -25,10 +25,6 @@ from classfeed_dagster.tracing.trace import (
     reconciliations_of,
     sightings_of,
 )
-
-
-class NotACashAccountError(UsageError):
-    """The portfolio has no such cash account, or several in the currency."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +77,7 @@ def trace_cash(
 
     eod, ledger = tables.cash_balance_eod.c, tables.cash_transaction.c
     with engine.connect() as connection:
-        account_id, account_number, currency = _account(connection, number, account)
+        account_id, account_number, currency = cash_account(connection, number, account)
         stated = connection.execute(
             sa.select(eod.ledger_balance, eod.updated_at).where(
                 eod.cash_account_id == account_id, eod.as_at_date == day
@@ -110,23 +106,3 @@ def trace_cash(
         held_back_dates(store, feed, number, [day]),
         reconciliations_of(store, feed, day, number, (f"{account_digest(number, account_number)} {currency}", WHOLE)),
     )  # fmt: skip
-
-
-def _account(connection: sa.Connection, number: str, account: str) -> tuple[int, str, str]:
-    cash, portfolio = tables.cash_account, tables.portfolio
-    accounts = connection.execute(
-        sa.select(cash.c.cash_account_id, cash.c.account_number, cash.c.currency)
-        .join(portfolio, portfolio.c.portfolio_id == cash.c.portfolio_id)
-        .where(portfolio.c.portfolio_number == number)
-        .order_by(cash.c.cash_account_id)
-    ).all()
-    chosen = [row for row in accounts if account in (str(row[0]), row[2])]
-    if len(chosen) == 1:
-        return chosen[0][0], chosen[0][1], chosen[0][2]
-    if not accounts:
-        raise NotACashAccountError(
-            f"bigsite has no cash account of portfolio {number}: give the number as in the document"
-        )
-    choices = ", ".join(f"CASH:{row[0]} ({row[2]})" for row in chosen or accounts)
-    problem = "several cash accounts" if chosen else "no cash account"
-    raise NotACashAccountError(f"Portfolio {number} has {problem} {account}: give one of {choices}")

@@ -205,6 +205,38 @@ def test_refusal_imports_no_library_of_the_data_path(demo: Result, words: tuple[
     assert not {"dagster", "sqlalchemy", "pyarrow", "numpy", "duckdb"} & set(refused.stdout.split()) - needed
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "says", "opened"),
+    [
+        (("trace", "99999"), 2, "Invalid transaction id", set()),
+        (("trace", "T99999999"), 3, "no such row", {"sqlalchemy"}),
+        (("trace", "SW00", "ASX:BHP", "--date", "2023-01-03"), 2, "no portfolio SW00", {"sqlalchemy"}),
+        (("trace", "SW00", "CASH:AUD", "--date", "2023-01-03"), 2, "no cash account", {"sqlalchemy"}),
+        (("trace", "SW00", "--feed", "class_trade"), 2, "Invalid transaction id", set()),
+        (("trace", "T99999999", "--feed", "class_trade"), 3, "no such row", {"sqlalchemy", "polars", "lxml"}),
+    ],
+)
+def test_refused_trace_imports_no_library_it_does_not_ask(
+    demo: Result, words: tuple[str, ...], code: int, says: str, opened: set[str]
+) -> None:
+    script = "import atexit, sys; atexit.register(lambda: print(*sys.modules)); import classfeed_dagster.cli.app as app"
+    command = [sys.executable, "-c", f"{script}; app.main()", *words]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == code, refused.stderr
+    assert says in " ".join((refused.stdout + refused.stderr).split())
+    data_path = {"dagster", "sqlalchemy", "pyarrow", "numpy", "duckdb", "polars", "lxml"}
+    assert data_path & set(refused.stdout.split()) == opened
+
+
+def test_unknown_transaction_has_the_documented_shape(demo: Result, classfeed: Command) -> None:
+    (known,) = re.findall(r"classfeed trace (T\d+)", demo.output)
+    unknown = classfeed("trace", "T99999999", "--json")
+    assert unknown.exit_code == 3
+    shape = json.loads(classfeed("trace", known, "--json").output)
+    nothing: dict[str, Any] = {name: [] if isinstance(value, list) else None for name, value in shape.items()}
+    assert json.loads(unknown.output) == {**nothing, "transaction_id": "T99999999"}
+
+
 ENDING = """
 import atexit, sys, threading, time
 import classfeed_dagster.cli.app as app
