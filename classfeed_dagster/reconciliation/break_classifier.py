@@ -127,7 +127,7 @@ class BreakClassifier:
         sides, first = root
         other_sides, case = pair
         if case.kind.name == "accounts" and case.field in _CONSENT_FIELDS:
-            return True
+            return not self._ledger_denies(other_sides, case)
         absent = [
             rows.get(first.key) is None or rows[first.key].get("consent") == "REMOVED"
             for rows in (sides.file_rows, sides.bigsite_rows, sides.landing_rows)
@@ -228,7 +228,16 @@ class BreakClassifier:
             else None,
             consent_change=evidence.consent_change(number, revision),
             decided_by_consent=self._consent_decides(sides, case),
+            ledger_denies=self._ledger_denies(sides, case),
         )
+
+    def _ledger_denies(self, sides: Sides, case: _Case) -> bool:
+        file_row = sides.file_rows.get(case.key)
+        if file_row is None or case.field is None:
+            return False
+        names = (column.name for column in case.kind.rule.keys)
+        key = dict(zip(names, case.key, strict=True))
+        return self._evidence.sent.denies(case.kind.name, key, case.field, file_row.get(case.field))
 
     def _page_keys(self, revision: Revision, file_row: Row | None, number: str | None) -> list[str]:
         message = (file_row or {}).get("page") or str(revision.portfolios.get(number or "", {}).get("page", ""))

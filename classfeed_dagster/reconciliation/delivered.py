@@ -65,6 +65,7 @@ class Revision:
     portfolios: Mapping[str, Mapping[str, Any]]
     held_back: Mapping[str, Mapping[str, Any]]
     totals: Mapping[str, Decimal]
+    ledger: tuple[Mapping[str, Any], ...] = ()  # the delivered ledger's files; () of an older manifest
     withheld: frozenset[str] = frozenset()  # ids of the files that are never sent, because a consent ended
 
     def header(self, page: Mapping[str, Any], at: int) -> dict[str, str]:
@@ -185,6 +186,7 @@ def _revision(store: ObjectStore, key: str) -> Revision | None:
             {str(entry["number"]): entry for entry in manifest["portfolios"]},
             {str(entry["number"]): entry for entry in manifest["held_back"]},
             manifest_totals(manifest),
+            tuple((manifest.get("ledger") or {}).get("files", ())),
         )
     except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise UnreadableDeliveryError(

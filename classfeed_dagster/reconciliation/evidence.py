@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from classfeed_dagster.reconciliation.later_deliveries import LaterDeliveries, LedgerRow
+from classfeed_dagster.reconciliation.sent_identity import SentIdentities
 
 if TYPE_CHECKING:
     import duckdb
@@ -77,6 +78,7 @@ class BreakEvidence:
     consents_updated: Mapping[int, dt.datetime] = field(default_factory=dict)
     rows: Mapping[str, Sequence[LedgerRow]] = field(default_factory=dict)  # by the key in source_row
     missing: Mapping[str, LedgerRow] = field(default_factory=dict)  # movements absent from the file, by source_row
+    sent: SentIdentities = field(default_factory=SentIdentities)
 
     def consent_change(self, number: str, revision: Revision) -> str | None:
         """Return the change of consent since the snapshot; None unless the landing has every old value."""

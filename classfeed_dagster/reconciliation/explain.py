@@ -21,6 +21,7 @@ MOVED_ON = frozenset(
     }
 )
 _SHOWN = 3
+_NOT_SENT = "the delivery's own ledger has another value: the file was changed after delivery"
 Row = Mapping[str, str | None]
 
 
@@ -45,6 +46,7 @@ class Circumstances:
     late_movement: LateRow | None = None  # movement absent from the file, provably not visible
     consent_change: str | None = None  # proven by the landing's old values
     decided_by_consent: bool = False
+    ledger_denies: bool = False  # the delivery's own ledger has another value of the field than the file
 
     def changed_since(self, name: str) -> str | None:
         """Return the instant of bigsite's change after the snapshot, by an evidence column; None if none."""
@@ -55,6 +57,8 @@ class Circumstances:
 def explain(case: Circumstances) -> tuple[BreakExplanation, ...]:
     """Return every explanation that its evidence proves, the likeliest first; UNEXPLAINED if there is none."""
     explanations: list[BreakExplanation] = []
+    if case.ledger_denies:
+        explanations.append(BreakExplanation(BreakCause.FILE_ALTERED, _NOT_SENT))
     if case.file_is_landing is not True and case.page_fault:
         explanations.append(BreakExplanation(BreakCause.FILE_ALTERED, case.page_fault))
     if case.file_is_bigsite:

@@ -78,6 +78,7 @@ def reconcile_source(
         everything = [bench.compare(kind, expected, bigsite) for kind in layout.kinds]
         later = LaterDeliveries(store, feed, day, layout)
         evidence = gather(bench.db, bigsite, delivered, expected, everything, SnapshotReader(store), later)
+        evidence.sent.read(bench.db, store, delivered, {one for sides in everything for one in sides.portfolio_numbers})
         classification = BreakClassifier(delivered, landing, evidence).classify(everything)
         consents, updated = _consents(bigsite, expected)
         # A portfolio that must not be in the document at all is one break. A consent that changed before delivery last

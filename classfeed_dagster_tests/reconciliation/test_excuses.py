@@ -28,6 +28,8 @@ INNOCENT = {edit.name: edit for edit in planted.INNOCENT}
         ("control totals: balance, in page, hashes fixed", "price revised later"),
         ("manifest's units, in manifest", "holding_eod touched"),
         ("held back without a quarantine record, in page, manifest", "portfolio touched"),
+        ("BSB, in landing, page; its row touched", "cash_account touched"),
+        ("recipient reference, in landing, page; its row touched", "data_sharing_consent touched"),
     ],
 )
 def test_planted_fault_beside_innocent_edit_is_an_error(
@@ -60,3 +62,26 @@ def test_late_row_names_the_delivery_that_carries_it(bigsite_engine: sa.Engine, 
     (late,) = case.reconcile().breaks
     assert (late.subject, late.likeliest.cause) == ("I9003", BreakCause.LATE_ROW)
     assert late.likeliest.evidence.endswith("to be sent with 2025-03-13")
+
+
+def test_forged_reference_is_an_error_although_the_consent_ended_since(
+    bigsite_engine: sa.Engine, local_store: ObjectStore
+) -> None:
+    statement = "UPDATE bigsite.data_sharing_consent SET revoked_at = :at, updated_at = :at WHERE portfolio_id = 1"
+    revoked = planted.Edit("revoked", "source", after=lambda case: case.sql(statement, at=planted.LATER))
+    fault = FAULTS["recipient reference, in landing, page; its row touched"]
+    verdict = planted.play(planted.Case(bigsite_engine, local_store), (fault,), (revoked,))
+    assert verdict.right, verdict.report
+
+
+def test_changed_ledger_file_proves_nothing(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
+    case = planted.Case(bigsite_engine, local_store)
+    case.deliver()
+    case.sql("UPDATE bigsite.cash_account SET bsb = '999-222', updated_at = :at", at=planted.LATER)
+    for key in list(local_store.list("ledger/")):
+        local_store.put(key, b"changed")
+    assert case.reconcile().moved_on > 0
+    assert case.reconcile().breaks == ()
+    for key in list(local_store.list("ledger/")):
+        local_store.delete(key)
+    assert case.reconcile().breaks == ()

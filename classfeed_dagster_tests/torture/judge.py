@@ -134,9 +134,12 @@ def page(judged: Sequence[planted.Verdict], seed: int, seconds: float, day: dt.d
             f"them with several faults. Harmless cases with an error: "
             f"{sum(not case.right for case in harmless)} of {len(harmless)}.",
             "",
-            "Not decidable, and therefore not planted: a value that bigsite updates in place (a name, a price, a cost "
-            "base), forged identically in landing and page with every hash corrected, whose own row was really updated "
-            "after the snapshot. No evidence of the old value is left in that case.",
+            "A BSB, an account number or a recipient reference that landing and page have alike is an error if the "
+            "delivery's own ledger has another one, even if its row was updated after the snapshot. Another status, name, "
+            "price or cost base is not decidable in that case, and therefore not planted. The ledger does not have them, "
+            "landings have no `updated_at` of their rows, and bigsite keeps only the last one. A value that neither the "
+            "delivery before and after nor bigsite today has may have been set before the snapshot and changed again "
+            "after it. Deliveries without a ledger (older releases) have no evidence of the identity either.",
             "",
             "| fault | planted in | cases | found |",
             "|---|---|---:|---:|",
