@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 
 CORRELATION_TAG = "classfeed/correlation_id"
 CLOCK_TAG = "classfeed/now"
@@ -19,8 +20,15 @@ BUILD_ID_TAG = "classfeed/build_id"  # the delivery that a reconciliation run ex
 PARTITION_TAG = "dagster/partition"
 DEFAULT_FEED = "class_super"  # feed of commands and queries that name none
 CODE_LOCATION, REPOSITORY = "classfeed", "__repository__"  # as in workspace.yaml
+# Dagster copies all tags of a run to its re-execution and adds the first, to an automatic retry both.
+PARENT_TAG, RETRY_TAG = "dagster/parent_run_id", "dagster/retry_number"
 # The process of a run that the command line executes. Dagster shows no tag with this prefix.
 OWNER_TAG = ".dagster/classfeed_owner"
+
+
+def executed_again(tags: Mapping[str, str]) -> bool:
+    """Return True for a run that a person executed again in the UI: its other tags are those of its parent."""
+    return PARENT_TAG in tags and RETRY_TAG not in tags
 
 
 def feed_job_name(feed: str) -> str:

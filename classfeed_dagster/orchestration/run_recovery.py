@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -20,7 +20,7 @@ from dagster._core.launcher import DefaultRunLauncher
 
 from classfeed_dagster.errors import NotReadyError
 from classfeed_dagster.local.processes import ProcessIdentity
-from classfeed_dagster.tags import FEED_TAG, OWNER_TAG, PARTITION_TAG
+from classfeed_dagster.tags import FEED_TAG, OWNER_TAG, PARENT_TAG, PARTITION_TAG
 
 POOL = "bigsite"
 _UNDER_WAY = [
@@ -64,7 +64,7 @@ class PoolHolder:
             return cls(run_id, "", "", None, None)
         tags = record.dagster_run.tags
         since = None if record.start_time is None else dt.datetime.fromtimestamp(record.start_time, dt.UTC)
-        owner = ProcessIdentity.parse(tags.get(OWNER_TAG, ""))
+        owner = _owner(tags)
         return cls(run_id, tags.get(FEED_TAG, "a run"), tags.get(PARTITION_TAG, ""), since, owner)
 
     def __str__(self) -> str:
@@ -143,9 +143,14 @@ def background_recovery(instance: DagsterInstance) -> Iterator[None]:
         thread.join()
 
 
+def _owner(tags: Mapping[str, str]) -> ProcessIdentity | None:
+    # A re-execution has its parent's tag, and no process of the command line.
+    return None if PARENT_TAG in tags else ProcessIdentity.parse(tags.get(OWNER_TAG, ""))
+
+
 def _is_dead(instance: DagsterInstance, record: RunRecord) -> bool:
     run = record.dagster_run
-    owner = ProcessIdentity.parse(run.tags.get(OWNER_TAG, ""))
+    owner = _owner(run.tags)
     if owner is not None:
         return owner.dead
     if run.status is DagsterRunStatus.NOT_STARTED:

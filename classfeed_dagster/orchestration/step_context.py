@@ -16,7 +16,7 @@ from classfeed_dagster.errors import ClassfeedError
 from classfeed_dagster.orchestration.metadata_values import without_zeros
 from classfeed_dagster.orchestration.step_usage import measured
 from classfeed_dagster.runtime import Runtime, utc_now
-from classfeed_dagster.tags import CORRELATION_TAG
+from classfeed_dagster.tags import CORRELATION_TAG, executed_again
 
 StepContext = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext
 _Step = Callable[..., Iterator[dg.MaterializeResult[None]]]
@@ -50,12 +50,13 @@ def business_date(context: StepContext) -> dt.date:
 
 
 def correlation_id(context: StepContext) -> str:
-    """Return the attempt's id from the run's tag. A run without one (launched in the UI) is tagged with its run id."""
+    """Return the attempt's id from the run's tag. A run that a person launched in the UI is tagged with its run id."""
     run = context.run
-    value = run.tags.get(CORRELATION_TAG)
+    value = None if executed_again(run.tags) else run.tags.get(CORRELATION_TAG)
     if value is None:
         value = run.run_id.replace("-", "")
-        context.instance.add_run_tags(run.run_id, {CORRELATION_TAG: value})
+        if run.tags.get(CORRELATION_TAG) != value:
+            context.instance.add_run_tags(run.run_id, {CORRELATION_TAG: value})
     return value
 
 

@@ -18,7 +18,7 @@ from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.service_levels.service_levels import Judgment, Punctuality
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
-from classfeed_dagster.tags import LAUNCHED_BY_TAG, REPAIR, RERUN_TAG
+from classfeed_dagster.tags import CLOCK_TAG, LAUNCHED_BY_TAG, REPAIR, RERUN_TAG, RETRY_TAG, executed_again
 from classfeed_dagster.trading_days import SYDNEY
 
 _RECENT_DAYS = 10
@@ -29,6 +29,7 @@ class Launcher(enum.StrEnum):
 
     SCHEDULE = "schedule"
     REPAIR = "repair"  # our sensor, or Dagster itself after a crashed worker
+    REHEARSAL = "rehearsal"  # the demo or the simulation, with its own clock
     PERSON = "person"
 
 
@@ -79,9 +80,13 @@ class Month(StoredRecord):
 
 
 def launcher(tags: Mapping[str, str]) -> Launcher:
-    """Return who launched a run, from its tags. Without a schedule's, sensor's or repair's tag it was a person."""
-    if tags.get(LAUNCHED_BY_TAG) == REPAIR or "dagster/retry_number" in tags:
+    """Return who launched a run, from its tags. A run without the tag of an automatic one was launched by a person."""
+    if executed_again(tags):
+        return Launcher.PERSON
+    if tags.get(LAUNCHED_BY_TAG) == REPAIR or RETRY_TAG in tags:
         return Launcher.REPAIR
+    if CLOCK_TAG in tags:
+        return Launcher.REHEARSAL
     if "dagster/schedule_name" in tags or "dagster/sensor_name" in tags:
         return Launcher.SCHEDULE
     return Launcher.PERSON
@@ -93,6 +98,8 @@ def stated_reason(tags: Mapping[str, str], *, reconciliation: bool) -> ManualRea
         return None
     if reconciliation:
         return ManualReason.RECONCILIATION
+    if executed_again(tags):
+        return None
     if RERUN_TAG in tags:
         return ManualReason.SUPPORT
     return ManualReason.BACKFILL if "dagster/backfill" in tags else None

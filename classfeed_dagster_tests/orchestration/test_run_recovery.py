@@ -21,12 +21,13 @@ from classfeed_dagster.local.processes import ProcessIdentity
 from classfeed_dagster.orchestration.run_recovery import (
     ABANDONED,
     PoolBusyError,
+    PoolHolder,
     background_recovery,
     pool_holders,
     recover_dead_runs,
     wait_for_pool,
 )
-from classfeed_dagster.tags import OWNER_TAG
+from classfeed_dagster.tags import OWNER_TAG, PARENT_TAG
 
 # A run that holds the pool's slot within its step, until it is killed.
 HOLDER = """
@@ -121,6 +122,15 @@ def test_ended_run_gives_its_slot_back(instance: DagsterInstance, holder: subpro
     instance.report_run_canceled(run)
     wait_for_pool(instance, 0, lambda _: None)
     assert pool_holders(instance) == []
+
+
+def test_reexecution_of_a_dead_processs_run_is_not_dead(instance: DagsterInstance) -> None:
+    # Dagster copies all tags of a run to its re-execution.
+    own = ProcessIdentity.current()
+    tags = {OWNER_TAG: str(ProcessIdentity(own.host, own.pid, "another:1")), PARENT_TAG: "a-run-of-another-process"}
+    again = create_run_for_test(instance, "small", tags=tags, status=DagsterRunStatus.STARTED)
+    assert recover_dead_runs(instance) == []
+    assert PoolHolder.of(instance, again.run_id).owner is None
 
 
 @pytest.mark.parametrize("owner", ["dead", "none"])

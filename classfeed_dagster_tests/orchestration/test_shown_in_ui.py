@@ -17,10 +17,11 @@ from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.metadata_values import code_links, numbers, object_link, without_zeros
 from classfeed_dagster.orchestration.resources import shown_resources
 from classfeed_dagster.orchestration.run_date import error_chain, failure_of
-from classfeed_dagster.orchestration.step_context import step
+from classfeed_dagster.orchestration.step_context import correlation_id, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.service_levels import Freshness
 from classfeed_dagster.settings import Settings
+from classfeed_dagster.tags import CORRELATION_TAG, PARENT_TAG, RETRY_TAG
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,33 @@ def test_object_of_the_local_store_links_its_page(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(local_pages, "get_settings", lambda: Settings(store_url=str(tmp_path)))
     link = object_link(str(tmp_path / "delivered" / "a b" / "manifest.json"))
     assert link == dg.MetadataValue.url("/classfeed/store/delivered/a%20b/manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("tags", "own"),
+    [
+        ({}, True),
+        ({CORRELATION_TAG: "a"}, False),
+        ({CORRELATION_TAG: "a", PARENT_TAG: "b"}, True),  # a person executed it again: another attempt, new switches
+        ({CORRELATION_TAG: "a", PARENT_TAG: "b", RETRY_TAG: "1"}, False),
+    ],
+)
+def test_each_attempt_has_its_own_correlation_id(tags: dict[str, str], own: bool) -> None:
+    ids: list[str] = []
+
+    @dg.op
+    def report(context: dg.OpExecutionContext) -> None:
+        ids.append(correlation_id(context))
+
+    @dg.job
+    def attempt() -> None:
+        report()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = attempt.execute_in_process(instance=instance, tags=tags)
+        run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert ids == [run.run_id.replace("-", "") if own else "a"] == [run.tags[CORRELATION_TAG]]
 
 
 def test_metadata_leaves_out_counts_that_are_zero() -> None:

@@ -187,6 +187,8 @@ def test_toil_counts_manual_runs_by_reason() -> None:
     }
     assert (march.manual_retriggers, march.runs) == (6, 5)
     assert stated_reason({"dagster/sensor_name": "x"}, reconciliation=True) is None
+    copied = {"classfeed/rerun": "reruns/x", "dagster/backfill": "b", "dagster/parent_run_id": "a"}
+    assert stated_reason(copied, reconciliation=False) is None  # the history states why it was executed again
 
 
 def test_month_stored_before_reasons_were_counted_can_be_read() -> None:
@@ -224,6 +226,11 @@ def test_held_back_counts_portfolios_not_dates_nor_ended_consents() -> None:
         ({"dagster/sensor_name": "repair", "classfeed/launched_by": "repair"}, Launcher.REPAIR),
         ({"dagster/schedule_name": "class_super_morning", "dagster/retry_number": "1"}, Launcher.REPAIR),
         ({"dagster/backfill": "abc"}, Launcher.PERSON),
+        ({"classfeed/now": "2026-03-03T19:00:00+00:00"}, Launcher.REHEARSAL),
+        ({"dagster/schedule_name": "class_super_morning", "dagster/parent_run_id": "a"}, Launcher.PERSON),
+        ({"classfeed/launched_by": "repair", "dagster/parent_run_id": "a"}, Launcher.PERSON),
+        ({"classfeed/now": "2026-03-03T19:00:00+00:00", "dagster/parent_run_id": "a"}, Launcher.PERSON),
+        ({"dagster/retry_number": "1", "dagster/parent_run_id": "a"}, Launcher.REPAIR),
         ({}, Launcher.PERSON),
     ],
 )

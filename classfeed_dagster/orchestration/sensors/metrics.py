@@ -15,7 +15,14 @@ from classfeed_dagster.service_levels.metrics import PROJECT, emit
 from classfeed_dagster.service_levels.owner_months import CURRENT_KEY, OwnerMonth
 from classfeed_dagster.store import ObjectNotFoundError
 from classfeed_dagster.stored_records import from_json
-from classfeed_dagster.tags import CORRELATION_TAG, LAUNCHED_BY_TAG, PARTITION_TAG, REPAIR, feed_job_name
+from classfeed_dagster.tags import (
+    CORRELATION_TAG,
+    LAUNCHED_BY_TAG,
+    PARTITION_TAG,
+    REPAIR,
+    executed_again,
+    feed_job_name,
+)
 
 _OWNER = "@owner"  # position of the owner's numbers in the cursor, which no feed's name equals
 
@@ -63,7 +70,8 @@ def measuring_sensor(feeds: Sequence[Feed], status: DefaultStatus) -> dg.SensorD
 
             def tries(day: dt.date, feed: Feed = feed) -> int:
                 tags = {PARTITION_TAG: day.isoformat(), LAUNCHED_BY_TAG: REPAIR}
-                return context.instance.get_runs_count(dg.RunsFilter(job_name=feed_job_name(feed.name), tags=tags))
+                of_repair = dg.RunsFilter(job_name=feed_job_name(feed.name), tags=tags)
+                return sum(not executed_again(run.tags) for run in context.instance.get_runs(of_repair))
 
             for manifest in new_deliveries(runtime, feed, int(positions.get(feed.name, 0))):
                 correlation_id = manifest.correlation_id
