@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import dagster as dg
 import structlog
 
@@ -16,7 +18,11 @@ def _load() -> dg.Definitions:
     if not structlog.is_configured():  # the command line configures its own log format
         logs.configure(get_settings().log_format)
     telemetry.start(get_settings())
-    return build_definitions()
+    definitions = build_definitions()
+    # They live as long as the process: its garbage collector need not search them, at its end neither (a fifth of the
+    # time of a process that only loads them).
+    gc.freeze()
+    return definitions
 
 
 defs = _load()

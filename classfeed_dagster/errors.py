@@ -102,6 +102,7 @@ DECLARED_IN = (
     "source_contract.schema_history",
     "store",
     "support.alb_identity",
+    "support.identity_provider",
     "support.refreshes",
     "support.rerun_page",
     "support.reruns",

@@ -68,7 +68,7 @@ REQUIRED: Mapping[Component | None, tuple[str, ...]] = {
     Component.CODE: (*_ALWAYS, *_LINKS, "bigsite_url", "slack_token", "consent_queue_url", "consent_dead_letter_url"),
     Component.WORKER: (*_ALWAYS, *_LINKS, "bigsite_url", *_WAREHOUSE),
     Component.STEPS: (*_ALWAYS, *_LINKS, "bigsite_url", *_WAREHOUSE, "celery_broker_url"),
-    Component.DOOR: (*_ALWAYS, "bigsite_url", "operate_url", "door_signer", "support_group"),
+    Component.DOOR: (*_ALWAYS, "bigsite_url", "operate_url", "door_signer", "identity_url", "support_group"),
     Component.WATCHDOG: (*_ALWAYS, *_LINKS, "slack_token"),
     Component.MIGRATE: (),
 }
@@ -206,6 +206,9 @@ class Settings(BaseSettings):
     )
     door_signer: str | None = Field(
         None, description="beginning of the ARN of the load balancer whose signature the support door accepts"
+    )
+    identity_url: str | None = Field(
+        None, description="issuer of the identity provider of the load balancer, for preflight"
     )
     held_back_alert: int = Field(10, ge=0, description="portfolios held back on a date above which an alert is raised")
     consent_queue_url: str | None = Field(

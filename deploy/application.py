@@ -11,6 +11,7 @@ from aws_cdk import aws_scheduler as scheduler
 from aws_cdk import aws_servicediscovery as discovery
 from constructs import Construct
 
+from classfeed_dagster.support.identity_provider import OIDC_PATHS
 from deploy import policies
 from deploy.broker import Broker
 from deploy.environments import REGION, REPOSITORY, REST_ACCOUNT, Deployment
@@ -208,6 +209,7 @@ class Application(Stack):
             environment |= {
                 "CLASSFEED_OPERATE_URL": f"http://operator.{deployment.env}.classfeed.internal:3000/operate",
                 "CLASSFEED_DOOR_SIGNER": self.balancer_arn,
+                "CLASSFEED_IDENTITY_URL": deployment.network.identity_url,
             }
         return environment
 
@@ -312,10 +314,12 @@ class Application(Stack):
                     rule.ActionProperty(
                         type="authenticate-oidc", order=1,
                         authenticate_oidc_config=rule.AuthenticateOidcConfigProperty(
-                            issuer=oidc, authorization_endpoint=f"{oidc}/authorize", token_endpoint=f"{oidc}/token",
-                            user_info_endpoint=f"{oidc}/userinfo", client_id=f"{field}client_id}}}}",
-                            client_secret=f"{field}client_secret}}}}", scope="openid profile groups",
-                            session_cookie_name=f"classfeed-{name}", session_timeout=28800,
+                            issuer=oidc, authorization_endpoint=oidc + OIDC_PATHS["authorization_endpoint"],
+                            token_endpoint=oidc + OIDC_PATHS["token_endpoint"],
+                            user_info_endpoint=oidc + OIDC_PATHS["userinfo_endpoint"],
+                            client_id=f"{field}client_id}}}}", client_secret=f"{field}client_secret}}}}",
+                            scope="openid profile groups", session_cookie_name=f"classfeed-{name}",
+                            session_timeout=28800,
                             on_unauthenticated_request="authenticate",
                         ),
                     ),

@@ -124,7 +124,9 @@ class Foundation(Stack):
         storage = ec2.Peer.prefix_list("pl-6ca54005")
         groups["balancer"].add_ingress_rule(broker, ec2.Port.tcp(443), "the broker's own network")
         # A load balancer exchanges codes for tokens itself, and uses no proxy.
-        groups["balancer"].add_egress_rule(identity, ec2.Port.tcp(443), "identity provider")
+        # The support door asks the provider the same way in its preflight.
+        for name in ("balancer", "door"):
+            groups[name].add_egress_rule(identity, ec2.Port.tcp(443), "identity provider")
         for name in ("code", "runs", "web", "door"):
             # Snowflake, Slack, PagerDuty; the load balancer's public keys, which the support door asks for.
             groups[name].add_egress_rule(broker, proxy, "egress proxy")

@@ -189,6 +189,11 @@ def _names(settings: Settings) -> Iterator[PreflightCheck]:
         yield PreflightCheck(
             "egress proxy", lambda: _connect(*address), "Check routes, the transit gateway and the security group"
         )
+    if settings.identity_url is not None:
+        yield PreflightCheck(
+            "identity provider", partial(_identity_provider, settings.identity_url),
+            "Check identity_url and identity_cidr in deploy/environments.py, and its name in public DNS",
+        )  # fmt: skip
 
 
 def _resolve(host: str) -> str:
@@ -323,6 +328,12 @@ def _warehouse(settings: Settings) -> AbstractContextManager[Connection]:
     from classfeed_dagster.warehouse.connection import connection_arguments
 
     return SnowflakeResource(**connection_arguments(settings)).get_connection()
+
+
+def _identity_provider(issuer: str) -> str:
+    from classfeed_dagster.support.identity_provider import check_issuer
+
+    return check_issuer(issuer)
 
 
 def _slack(settings: Settings) -> str:

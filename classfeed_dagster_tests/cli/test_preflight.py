@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from classfeed_dagster.cli.app import app
 from classfeed_dagster.cli.preflight import checks
 from classfeed_dagster.local import snowflake_server
 from classfeed_dagster.settings import Settings, get_settings
+from classfeed_dagster.support.identity_provider import OIDC_PATHS, IdentityProviderError, check_issuer
 from classfeed_dagster.warehouse import connection
 from classfeed_dagster.warehouse.database import execute
 from classfeed_dagster.warehouse.privileges import missing_privileges
@@ -140,6 +145,52 @@ def test_preflight_logs_bucket_missing_is_a_failure(
         Bucket="classfeed-logs", CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
     )
     assert line(command(COMPUTE_LOGS_BUCKET="classfeed-logs"), "compute logs").endswith("classfeed-logs exists")
+
+
+@pytest.fixture
+def issuer(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Serve a folder with the discovery document of an identity provider; yield its URL and the document."""
+    document = tmp_path / "issuer" / ".well-known" / "openid-configuration"
+    document.parent.mkdir(parents=True)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "issuer"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", document
+    server.shutdown()
+    server.server_close()
+
+
+def test_preflight_identity_provider_is_the_one_of_the_load_balancers_rules(
+    command: Command, issuer: tuple[str, Path]
+) -> None:
+    url, document = issuer
+    stated = {"issuer": url, "authorization_endpoint": f"{url}/authorize", "token_endpoint": f"{url}/token",
+              "userinfo_endpoint": f"{url}/userinfo"}  # fmt: skip
+    document.write_text(json.dumps(stated))
+    # The load balancer uses no proxy, so neither does the question.
+    answer = line(command(IDENTITY_URL=url, HTTPS_PROXY="http://127.0.0.1:9"), "identity provider")
+    assert answer.endswith("127.0.0.1 has the endpoints of the load balancer's rules")
+    answer = line(command(IDENTITY_URL=f"{url}/realms/other"), "identity provider")
+    assert answer.startswith("FAIL  identity provider: HTTPError. Check identity_url")
+
+
+@pytest.mark.parametrize("wrong", ["issuer", "authorization_endpoint", "token_endpoint", "userinfo_endpoint"])
+def test_identity_provider_with_another_endpoint_is_refused(issuer: tuple[str, Path], wrong: str) -> None:
+    url, document = issuer
+    stated = {"issuer": url, **{field: url + path for field, path in OIDC_PATHS.items()}}
+    document.write_text(json.dumps({**stated, wrong: "https://other.example/token"}))
+    with pytest.raises(
+        IdentityProviderError, match=f"its {wrong} is 'https://other.example/token', the load balancer's"
+    ):
+        check_issuer(url)
+
+
+@pytest.mark.parametrize("text", ["", "<html>", "[1]"])
+def test_identity_provider_without_discovery_document_is_refused(issuer: tuple[str, Path], text: str) -> None:
+    url, document = issuer
+    document.write_text(text)
+    with pytest.raises(IdentityProviderError, match="not a JSON object"):
+        check_issuer(url)
 
 
 def test_preflight_collector_gets_an_empty_request(command: Command) -> None:

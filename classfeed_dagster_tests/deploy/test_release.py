@@ -14,9 +14,10 @@ import pytest
 from classfeed_dagster_tests.fixtures.templates import ROOT
 
 DIGEST, BEFORE = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
-# Writes down what changes something; FAILING names commands whose task fails, UNFILLED a secret.
+# Writes down what changes something; FAILING names commands whose task fails, UNFILLED a secret, UNASSIGNED a permission
+# set.
 _AWS = f"""#!{sys.executable}
-import os, re, sys
+import json, os, re, sys
 text = " ".join(sys.argv[1:])
 def done(what, answer=""):
     with open(os.environ["CALLS"], "a") as file:
@@ -35,11 +36,18 @@ match sys.argv[1:3]:
     case ["secretsmanager", "get-secret-value"]:
         unfilled = os.environ.get("UNFILLED", "none")
         print('{{"set": "by hand"}}' if unfilled in text else '{{"token": "secret-value"}}')
-    case ["ecs", "describe-services"]: print("subnet-1 sg-1")
+    case ["iam", "list-roles"]:
+        assert "/aws-reserved/sso.amazonaws.com/" in text, text
+        names = [f"AWSReservedSSO_classfeed-{{env}}-{{name}}_0a1b2c3d4e5f" for env in ("dev", "stg", "prod")
+                 for name in ("analyst", "support", "oncall")]
+        print(json.dumps([name for name in names if os.environ.get("UNASSIGNED", "none") not in name]))
+    case ["ecs", "describe-services"]: print("subnet-1", "sg-" + re.findall(r"--services (\\S+)", text)[0])
     case ["ecs", "run-task"]:
         command = ", ".join(re.findall(r'"command": \\[(.*?)\\]', text)).replace('"', "").replace(",", " ")
         component = re.findall(r"--task-definition classfeed-\\w+-(\\w+)", text)[0]
-        done(f"run {{command}} as {{component}}", f"arn:{{command}}".replace(" ", "_"))
+        beside = re.findall(r"securityGroups=\\[sg-(\\w+)\\]", text)[0]
+        where = f" beside {{beside}}" if beside != "daemon" else ""
+        done(f"run {{command}} as {{component}}{{where}}", f"arn:{{command}}".replace(" ", "_"))
     case ["ecs", "describe-tasks"]:
         failing = os.environ.get("FAILING", "none")
         print(1 if failing in text else 0)
@@ -78,14 +86,21 @@ def test_bootstrap_unfilled_secret_stops_before_the_application(release: Release
     assert text.splitlines()[-1] == "classfeed/stg/slack"
 
 
+@pytest.mark.parametrize("name", ["classfeed-stg-analyst", "classfeed-stg-support", "classfeed-stg-oncall"])
+def test_bootstrap_without_a_permission_set_changes_nothing(release: Release, name: str) -> None:
+    code, text, changed = release(f"bootstrap stg {DIGEST}", UNASSIGNED=name)
+    assert (code, changed) == (3, [])
+    assert text.splitlines()[1:] == [name, "nothing was changed"]
+
+
 def test_bootstrap_starts_services_after_migration_and_preflight(release: Release) -> None:
     code, text, changed = release(f"bootstrap stg {DIGEST}")
     assert code == 0, text
     assert changed == [
         "access", "foundation", "application ImageDigest=new MigrationDigest=new Services=off",
-        "run migrate as migrate", "run classfeed preflight as migrate", "run classfeed preflight as code",
-        "run classfeed preflight as worker", "run classfeed preflight as door", "run classfeed preflight as watchdog",
-        "application ImageDigest=new MigrationDigest=new Services=on", "monitoring", "run smoke as migrate", "record",
+        "run migrate as migrate", "run classfeed preflight as migrate", "run classfeed preflight as code beside code",
+        "run classfeed preflight as worker", "run classfeed preflight as door beside door", "run classfeed preflight as watchdog",
+        "application ImageDigest=new MigrationDigest=new Services=on", "monitoring", "run smoke as migrate beside viewer", "record",
     ]  # fmt: skip
 
 
@@ -130,7 +145,7 @@ def test_deploy_migrates_before_it_renews_the_services(release: Release) -> None
     assert code == 0, text
     assert changed == [
         "access", "foundation", "application ImageDigest=old MigrationDigest=new Services=on", "run migrate as migrate",
-        "application ImageDigest=new MigrationDigest=new Services=on", "monitoring", "run smoke as migrate", "record",
+        "application ImageDigest=new MigrationDigest=new Services=on", "monitoring", "run smoke as migrate beside viewer", "record",
     ]  # fmt: skip
 
 
@@ -145,7 +160,10 @@ def test_deploy_failed_smoke_goes_back_and_records_nothing(release: Release) -> 
     code, text, changed = release(f"deploy stg {DIGEST}", RUNNING=BEFORE, FAILING="smoke")
     assert code == 1
     assert f"going back to {BEFORE}" in text
-    assert changed[-2:] == ["application ImageDigest=old MigrationDigest=old Services=on", "run smoke as migrate"]
+    assert changed[-2:] == [
+        "application ImageDigest=old MigrationDigest=old Services=on",
+        "run smoke as migrate beside viewer",
+    ]
 
 
 def test_deploy_where_nothing_runs_names_the_bootstrap(release: Release) -> None:

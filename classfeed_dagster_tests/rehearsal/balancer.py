@@ -1,6 +1,6 @@
 """Load balancer of the rehearsal: the template's rules, targets and health checks, and its signature on who signed in.
 
-The identity provider's own pages are not rehearsed: a person here is the claims that it would state.
+Of the identity provider only the discovery document is there: a person here is the claims that it would state.
 """
 
 from __future__ import annotations
@@ -50,24 +50,26 @@ class Balancer:
 
     def serve_keys(self) -> int:
         """Serve the public key as AWS does, without TLS; return the port."""
-        public, key_id = self.public_key, self._key_id
+        return _serve(f"/{self._key_id}", self.public_key)
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200 if self.path == f"/{key_id}" else 404)
-                self.end_headers()
-                self.wfile.write(public if self.path == f"/{key_id}" else b"")
+    @property
+    def issuer(self) -> str:
+        """Identity provider that every rule names."""
+        (issuer,) = {rule["AuthenticateOidcConfig"]["Issuer"] for rule in self._sign_ins()}
+        return str(issuer)
 
-            def log_message(self, *_arguments: object) -> None: ...
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return int(server.server_address[1])
+    def serve_issuer(self) -> int:
+        """Serve the discovery document of an identity provider that has what the rules name; return the port."""
+        ends = ("AuthorizationEndpoint", "TokenEndpoint", "UserInfoEndpoint")
+        (found,) = {tuple(rule["AuthenticateOidcConfig"][end] for end in ends) for rule in self._sign_ins()}
+        fields = ("authorization_endpoint", "token_endpoint", "userinfo_endpoint")
+        document = {"issuer": self.issuer, **dict(zip(fields, found, strict=True))}
+        return _serve("/.well-known/openid-configuration", json.dumps(document).encode())
 
     def sign(self, claims: Mapping[str, Any], *, signer: str | None = None, key: Any = None, seconds: int = 120) -> str:
         """Return the header that states ``claims``, as an Application Load Balancer makes it, padding included."""
         expires = int(time.time()) + seconds
-        header = {"typ": "JWT", "kid": self._key_id, "alg": "ES256", "iss": "https://login.broker.example",
+        header = {"typ": "JWT", "kid": self._key_id, "alg": "ES256", "iss": self.issuer,
                   "client": "classfeed", "signer": signer or self.arn, "exp": expires}  # fmt: skip
         signed = ".".join(_encode(json.dumps(part).encode()) for part in (header, {**claims, "exp": expires}))
         algorithm = ECAlgorithm(ECAlgorithm.SHA256)
@@ -107,6 +109,9 @@ class Balancer:
         rules = self._stacks.resources(_PART, f"{_KIND}::ListenerRule").values()
         return sorted(rules, key=lambda rule: int(rule["Priority"]))
 
+    def _sign_ins(self) -> list[dict[str, Any]]:
+        return [min(rule["Actions"], key=lambda action: int(action["Order"])) for rule in self._rules()]
+
     def _target(self, path: str) -> str:
         for rule in self._rules():
             sign_in, forward = sorted(rule["Actions"], key=lambda action: int(action["Order"]))
@@ -126,6 +131,20 @@ class Balancer:
                 if entry["TargetGroupArn"]["Ref"] == target:
                     return str(properties["ServiceName"])
         raise AssertionError(f"no service behind {target}")
+
+
+def _serve(path: str, body: bytes) -> int:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == path else 404)
+            self.end_headers()
+            self.wfile.write(body if self.path == path else b"")
+
+        def log_message(self, *_arguments: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return int(server.server_address[1])
 
 
 def _encode(data: bytes) -> str:

@@ -124,6 +124,8 @@ def refuse_bad_input(parts: World) -> str:
         ({"CLASSFEED_SNOWFLAKE_ROLE": None, "CLASSFEED_UI_URL": None}, ("run", "--date", str(parts.first_business_date())), 2,
          "CLASSFEED_UI_URL, CLASSFEED_SNOWFLAKE_ROLE"),
         ({"CLASSFEED_BIGSITE_URL": bigsite}, ("preflight",), 3, "FAIL  bigsite: OperationalError. Check"),
+        ({"CLASSFEED_IDENTITY_URL": f"{parts.balancer.issuer}/realms/other"}, ("preflight",), 3,
+         "FAIL  identity provider: HTTPError. Check"),
     ):  # fmt: skip
         with parts.cluster.changed(parts.cluster.family("worker"), variables=change):
             task = parts.cluster.run("worker", "classfeed", *command)

@@ -23,7 +23,8 @@ METADATA = "169.254.170.2"
 # Addresses of the parts and of the tasks.
 ADDRESSES = {"database": "10.77.0.2", "bigsite": "10.77.0.3", "aws": "10.77.0.4", "egress": "10.77.0.5",
              "ecs": "10.77.0.6", "snowflake": "10.77.0.7", "people": "10.77.0.8", "broker": "10.77.0.9",
-             "store": "10.77.0.10", "keys": "10.77.0.11", "collector": "10.77.0.12", "balancer": "10.77.0.13"}  # fmt: skip
+             "store": "10.77.0.10", "keys": "10.77.0.11", "collector": "10.77.0.12", "balancer": "10.77.0.13",
+             "identity": "10.77.0.14"}  # fmt: skip
 _FIRST_TASK = 20
 # A process namespace too, so that everything ends with the rehearsal, however that ends.
 _UNSHARE = (

@@ -149,6 +149,7 @@ def world(env: str, folder: Path, image: Image) -> Iterator[World]:
         forwarders.tls(ADDRESSES["people"], int(people.url.rpartition(":")[2]))
         balancer = Balancer(stacks, network.names)
         forwarders.tls(ADDRESSES["keys"], balancer.serve_keys())
+        forwarders.tls(ADDRESSES["identity"], balancer.serve_issuer())
         collector = stack.enter_context(running_collector())
         forwarders.tls(ADDRESSES["collector"], collector.port)
         metrics_store = _metrics_store(stack, folder)
@@ -177,8 +178,8 @@ def _names(env: str, stacks: Stacks) -> dict[str, str]:
     names |= {f"s3.{REGION}.amazonaws.com": store, KEY_HOST: ADDRESSES["keys"]}
     names |= {f"{bucket}.s3.{REGION}.amazonaws.com": store for bucket in buckets if isinstance(bucket, str)}
     (snowflake,) = _values(stacks, "CLASSFEED_SNOWFLAKE_ACCOUNT")
-    for collector in _values(stacks, "OTEL_EXPORTER_OTLP_ENDPOINT"):
-        names[str(urlsplit(collector).hostname)] = ADDRESSES["collector"]
+    for variable, part in (("OTEL_EXPORTER_OTLP_ENDPOINT", "collector"), ("CLASSFEED_IDENTITY_URL", "identity")):
+        names |= {str(urlsplit(url).hostname): ADDRESSES[part] for url in _values(stacks, variable)}
     return names | {
         f"ecs.{REGION}.amazonaws.com": ADDRESSES["ecs"], DATABASE: ADDRESSES["database"],
         BROKER: ADDRESSES["broker"], "bigsite.broker.internal": ADDRESSES["bigsite"], "egress.broker.internal": ADDRESSES["egress"],
