@@ -67,9 +67,11 @@ print(held, resident() - before)
     assert kept < hold / 2
 
 
-def test_dagster_process_loads_no_rarely_used_library() -> None:
-    code = "import sys, classfeed_dagster.definitions; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+def test_dagster_process_loads_no_rarely_used_library_and_freezes_definitions() -> None:
+    code = "import gc, sys, classfeed_dagster.definitions; print(gc.get_freeze_count(), *sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    frozen, *loaded = output.split()
+    assert int(frozen) > 100_000
     heavy = {"pandas", "exchange_calendars", "duckdb", "boto3", "botocore", "snowflake.connector", "moto"}
     assert not heavy & set(loaded)
 
