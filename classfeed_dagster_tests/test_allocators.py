@@ -67,7 +67,7 @@ print(held, resident() - before)
     assert kept < hold / 2
 
 
-def test_dagster_process_loads_no_rarely_used_library_and_freezes_definitions() -> None:
+def test_dagster_process_loads_few_libraries_and_freezes_definitions() -> None:
     code = "import gc, sys, classfeed_dagster.definitions; print(gc.get_freeze_count(), *sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     frozen, *loaded = output.split()

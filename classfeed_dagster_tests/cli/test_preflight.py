@@ -160,7 +160,7 @@ def issuer(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     server.server_close()
 
 
-def test_preflight_identity_provider_is_the_one_of_the_load_balancers_rules(
+def test_preflight_identity_provider_has_the_load_balancers_endpoints(
     command: Command, issuer: tuple[str, Path]
 ) -> None:
     url, document = issuer

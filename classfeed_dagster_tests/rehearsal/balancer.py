@@ -61,9 +61,9 @@ class Balancer:
     def serve_issuer(self) -> int:
         """Serve the discovery document of an identity provider that has what the rules name; return the port."""
         ends = ("AuthorizationEndpoint", "TokenEndpoint", "UserInfoEndpoint")
-        (found,) = {tuple(rule["AuthenticateOidcConfig"][end] for end in ends) for rule in self._sign_ins()}
+        (endpoints,) = {tuple(rule["AuthenticateOidcConfig"][end] for end in ends) for rule in self._sign_ins()}
         fields = ("authorization_endpoint", "token_endpoint", "userinfo_endpoint")
-        document = {"issuer": self.issuer, **dict(zip(fields, found, strict=True))}
+        document = {"issuer": self.issuer, **dict(zip(fields, endpoints, strict=True))}
         return _serve("/.well-known/openid-configuration", json.dumps(document).encode())
 
     def sign(self, claims: Mapping[str, Any], *, signer: str | None = None, key: Any = None, seconds: int = 120) -> str:
