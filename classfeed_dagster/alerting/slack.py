@@ -75,7 +75,7 @@ class SlackMessenger(Messenger):
     def recovered(self, thread: Thread, incident: Incident, lasted: dt.timedelta) -> None:
         """Report the recovery in the thread, and mark the message. The reply is sent first: it notifies people."""
         text = f"Recovered after {duration(lasted)}. It was: {_text(incident.what)}"
-        self._client.chat_postMessage(channel=thread.channel, thread_ts=thread.ts, text=text)
+        self._client.chat_postMessage(channel=thread.channel, thread_ts=thread.ts, text=text, unfurl_links=False)
         self._client.chat_update(
             channel=thread.channel,
             ts=thread.ts,
@@ -134,10 +134,14 @@ def _section(text: str) -> dict[str, Any]:
     return {"type": "section", "text": _mrkdwn(text)}
 
 
-def _mrkdwn(text: str) -> dict[str, str]:
-    return {"type": "mrkdwn", "text": text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"}
+def _mrkdwn(text: str) -> dict[str, Any]:
+    # Verbatim: Slack makes no mention or link of a plain @channel or address.
+    shown = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
+    return {"type": "mrkdwn", "text": shown, "verbatim": True}
 
 
 def _text(text: str) -> str:
-    # Slack's three control characters: escaped, so that no text becomes a mention or a link.
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # Slack's three control characters are escaped, so that no text becomes a mention or a link. Characters that are not
+    # shown, or that change the order of others, are replaced.
+    shown = "".join(letter if letter.isprintable() or letter.isspace() else "\ufffd" for letter in text)
+    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import base64
 import datetime as dt
 import hashlib
@@ -40,6 +41,7 @@ PATH = "/rerun"  # the load balancer sends this path and those below it to the d
 REFRESH_PATH, CUSTOMER_PATH = f"{PATH}/refresh", f"{PATH}/customer"
 DATES_OFFERED = 60  # about three months of business dates; older ones need the on-call
 _MAX_BODY = 4096
+_BODY_SECONDS = 10  # for all of a form; people's browsers send it in one piece
 _RERUN_FIELDS = frozenset({"feed", "date", "reason"})
 _REFRESH_FIELDS = frozenset({"feed", "portfolio", "reason"})
 _CUSTOMER_FIELDS = frozenset({"portfolio"})
@@ -74,6 +76,10 @@ class BadRequestError(UsageError):
     """A request that the page's own form cannot send."""
 
 
+class SlowRequestError(UsageError):
+    """A form that does not arrive in time."""
+
+
 def application(
     runtime: Runtime, webserver: WebserverActions, public_key: Callable[[str], str], clock: Callable[[], dt.datetime]
 ) -> Starlette:
@@ -102,13 +108,15 @@ def application(
         # Every form is answered in this order: person, origin, fields, permission.
         try:
             requester = await run_in_threadpool(requester_of, request)
-            _require_same_origin(request.headers.get("origin"), request.headers.get("host"))
+            _require_same_origin(request.headers.getlist("origin"), request.headers.getlist("host"))
             fields = _read_form(await _read_body(request), names)
             return HTMLResponse(await run_in_threadpool(act, requester, fields), status, _HEADERS)
         except NotIdentifiedError as error:
             return refuse(401, str(error))
         except BadRequestError as error:
             return refuse(400, str(error))
+        except SlowRequestError as error:
+            return refuse(408, str(error))
         except reruns.RerunRefusedError as error:
             return refuse(403, str(error))
         except Exception as error:  # the store, a driver or the webserver: the person gets a sentence either way
@@ -234,9 +242,14 @@ def _dates(feeds: Mapping[str, Feed], runtime: Runtime, now: dt.datetime) -> lis
     return sorted({date.business_date for dates in dues for date in dates}, reverse=True)[:DATES_OFFERED]
 
 
-def _require_same_origin(origin: str | None, host: str | None) -> None:
+def _require_same_origin(origins: Sequence[str], hosts: Sequence[str]) -> None:
     # The load balancer's cookie is sent with a form that another site posts; the Origin header distinguishes them.
-    if not origin or not host or urlsplit(origin).netloc != host:
+    try:
+        (origin,), (host,) = origins, hosts
+        is_own = bool(host) and urlsplit(origin).netloc == host
+    except ValueError:  # none, several, or not an address
+        is_own = False
+    if not is_own:
         raise BadRequestError("Form sent from another site: send it from this page")
 
 
@@ -246,16 +259,22 @@ async def _read_body(request: Request) -> bytes:
     if not length.isdecimal() or int(length) > _MAX_BODY:
         raise BadRequestError("the form is too large")
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY:
-            raise BadRequestError("the form is too large")
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _MAX_BODY:
+                    raise BadRequestError("the form is too large")
+    except TimeoutError:
+        raise SlowRequestError(f"The form did not arrive within {_BODY_SECONDS} seconds: send it again") from None
     return body
 
 
 def _read_form(body: bytes, names: frozenset[str]) -> dict[str, str]:
     try:
-        values = parse_qs(body.decode("utf-8"), keep_blank_values=True, strict_parsing=True, max_num_fields=10)
+        values = parse_qs(
+            body.decode("utf-8"), keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=10
+        )
     except (UnicodeDecodeError, ValueError):
         raise BadRequestError("not a form") from None
     if set(values) != names or any(len(value) != 1 for value in values.values()):
@@ -370,11 +389,16 @@ def _refusal_page(text: str) -> str:
     )
 
 
+def serve(app: Starlette, host: str, port: int) -> None:  # pragma: no cover - in a process of its own
+    """Serve the application until stopped."""
+    import uvicorn
+
+    uvicorn.run(app, host=host, port=port, access_log=False)
+
+
 def main() -> None:  # pragma: no cover - a process of its own; its parts are tested
     """Serve the page until stopped."""
     require_extra("The support door", "production", "jwt")
-    import uvicorn
-
     keep_private()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8080)
@@ -391,7 +415,7 @@ def main() -> None:  # pragma: no cover - a process of its own; its parts are te
     )
     keys = keys_of(os.environ.get("AWS_REGION", "ap-southeast-2"))
     app = application(runtime, webserver, keys, lambda: dt.datetime.now(dt.UTC))
-    uvicorn.run(app, host="0.0.0.0", port=parser.parse_args().port, access_log=False)  # noqa: S104 - in a container
+    serve(app, "0.0.0.0", parser.parse_args().port)  # noqa: S104 - in a container
 
 
 if __name__ == "__main__":  # pragma: no cover

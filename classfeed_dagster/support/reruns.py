@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, Field
 from classfeed_dagster import trading_days
 from classfeed_dagster.errors import ChainBusyError, UsageError
 from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.free_text import identifiers_in
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.service_levels.due import due
 from classfeed_dagster.settings import Settings
@@ -131,7 +132,7 @@ def request_rerun(
             business_date=day,
             requested_by=requester.name if _PERSON.match(requester.name) else "(no usable name)",
             # A reason that was refused for its content is not stored.
-            reason="(withheld)" if _PERSONAL.search(reason) else reason.strip()[: _REASON.stop - 1],
+            reason="(withheld)" if _is_personal(reason) else reason.strip()[: _REASON.stop - 1],
             requested_at=at,
             outcome="REFUSED" if refusal else "ACCEPTED",
             refusal=refusal,
@@ -195,6 +196,10 @@ def _spent(store: ObjectStore, feed: str, since: dt.datetime) -> tuple[int, int]
     return len(keys), granted
 
 
+def _is_personal(reason: str) -> bool:
+    return bool(_PERSONAL.search(reason) or identifiers_in(reason))
+
+
 def _refusal(
     feed: Feed,
     first_business_date: dt.date,
@@ -213,7 +218,7 @@ def _refusal(
         return f"{feed.name} is not re-run on request, only {', '.join(sorted(rules.feeds))}: page the on-call"
     if len(reason.strip()) not in _REASON or not reason.isprintable():
         return f"a reason of {_REASON.start} to {_REASON.stop - 1} characters on one line is required: it is recorded"
-    if _PERSONAL.search(reason):
+    if _is_personal(reason):
         return "the reason contains an e-mail address or a number of a person or account: leave it out"
     if day < audience.first_business_date or not trading_days.is_business_day(day) or not audience.is_due(day):
         return f"{day.isoformat()} is not a date of {feed.name}"

@@ -144,6 +144,30 @@ def test_alert_text_neither_mentions_nor_links(switchboard: Switchboard, local_s
     assert switchboard.pages == {}
 
 
+def test_alert_text_is_verbatim_and_has_no_hidden_characters(
+    switchboard: Switchboard, local_store: ObjectStore
+) -> None:
+    hostile = BREAK.model_copy(
+        update={
+            "what": "@channel \u202elennahc\u202c \u2066x\u2069 \u200b\x00 https://evil.example",
+            "offenders": ("SW\u202e1",),
+        }
+    )
+    say(local_store, switchboard, hostile)
+    message = switchboard.messages[0]
+    for text in (message.seen, message.text):
+        assert not {"\u202e", "\u202c", "\u2066", "\u2069", "\u200b", "\x00"} & set(text)
+    elements = [
+        element
+        for block in message.blocks
+        for element in (block.get("text"), *block.get("fields", ()), *block.get("elements", ()))
+        if element
+    ]
+    assert {(element["type"], element["verbatim"]) for element in elements} == {("mrkdwn", True)}
+    say(local_store, switchboard, after=1)
+    assert not {"\u202e", "\u200b"} & set("".join(message.replies))
+
+
 def test_production_alone_has_its_own_channel_and_pages(switchboard: Switchboard, local_store: ObjectStore) -> None:
     staging = settings(switchboard).model_copy(update={"env": "stg"})
     sync_incidents(local_store, [LATE], (messenger(staging), pager(staging)), NOW)
