@@ -65,10 +65,13 @@ class Webserver(DagsterWebserver[Any, Any]):
 
 
 def local_routes(store: Path, docs: Path) -> list[BaseRoute]:
-    """Return the routes of the store's reports and records and of the docs, Markdown as HTML."""
+    """Return the routes of the store's reports and records, of the docs and of what they link to, Markdown as HTML."""
     return [
         Route(f"{STORE_PATH}/{{path:path}}", _files(store, _SERVED)),
         Route(f"{DOCS_PATH}/{{path:path}}", _files(docs, (".md", ".png", ".json"))),
+        # What the docs link to. The path excludes the repository's folders, which may hold data.
+        Route("/{path}", _files(docs.parent, (".md",))),
+        Route("/benchmarks/{path}", _files(docs.parent / "benchmarks", (".py",))),
     ]
 
 
@@ -79,7 +82,7 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> Callable[[Request], Respo
             raise HTTPException(404, "No such page")
         if path.suffix == ".md":
             return HTMLResponse(markdown_page(path.read_text()), headers=_HEADERS)
-        return FileResponse(path, headers=_HEADERS)
+        return FileResponse(path, headers=_HEADERS, media_type="text/plain" if path.suffix == ".py" else None)
 
     return serve
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urljoin
 
 import dagster as dg
 import pytest
@@ -58,6 +59,27 @@ def test_webserver_shows_the_docs_with_their_anchors(client: Callable[..., TestC
     assert page.headers["content-type"].startswith("text/html")
     assert anchors(DOCS / "runbook.md") - set(re.findall(r' id="([^"]+)"', page.text)) <= {"runbook"}  # the title
     assert "<script>" not in markdown_page("<script>alert(1)</script>")
+
+
+def test_every_link_of_the_local_docs_is_served(client: Callable[..., TestClient], tmp_path: Path) -> None:
+    server, pages, dead = client(str(tmp_path)), {"/classfeed/README.md", "/classfeed/CONTRIBUTING.md"}, []
+    pages |= {f"/classfeed/docs/{path.relative_to(DOCS).as_posix()}" for path in DOCS.rglob("*.md")}
+    for page in sorted(pages):
+        for link in re.findall(r'(?:href|src)="([^"]+)"', server.get(page).text):
+            address, _, anchor = urljoin(page, link).partition("#")
+            if "://" not in address and not address.startswith("data:"):
+                answer = server.get(address)
+                if "sandbox" not in str(answer.headers) or (anchor and f' id="{anchor}"' not in answer.text):
+                    dead.append((page, link))
+    assert dead == []
+    for hidden in (
+        "classfeed_dagster/settings.py",
+        "../README.md",
+        "docs/../dagster.yaml",
+        ".venv/pyvenv.cfg",
+        "LICENSE",
+    ):
+        assert "sandbox" not in str(server.get(f"/classfeed/{hidden}").headers), hidden
 
 
 @pytest.mark.parametrize("prefix", ["", "/view"])
