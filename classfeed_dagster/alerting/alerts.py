@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, WATCHDOG, Incident
+from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, WATCHDOG, Incident, counted
 from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.feed_run.ssm_flags import FlagsProblem
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS, CauseKind
@@ -94,7 +94,7 @@ def reconciliation_breaks(
     """Return the incident of deliveries that differ from bigsite or the warehouse. ``offenders``: portfolio numbers."""
     return Incident(
         key=f"breaks.{feed}",
-        what=f"Reconciliation found {breaks} {_plural(breaks, 'break')} in {feed}",
+        what=f"Reconciliation found {counted(breaks, 'break')} in {feed}",
         means="Some customers' funds at the recipient may not balance.",
         feeds=(feed,),
         dates=(day,),
@@ -110,7 +110,7 @@ def dead_letters(count: int) -> Incident:
     """Return the incident of unreadable consent events in the dead-letter queue."""
     return Incident(
         key="dead-letters",
-        what=f"{count} consent {_plural(count, 'event')} could not be read",
+        what=f"{counted(count, 'consent event')} could not be read",
         means="No data is at risk: consent is read from bigsite itself. A grant may take effect a little later.",
         counts={"dead letters": count},
         doing="The other events were processed. These wait in the dead-letter queue, each with its reason.",
@@ -136,7 +136,7 @@ def watchdog_incident(missing: Sequence[Judgment], silent: Sequence[str]) -> Inc
     """Return the incident of missing deliveries and silent sensors; None if there is neither."""
     if not missing and not silent:
         return None
-    deliveries = f"{len(missing)} due delivery(ies) missing" if missing else ""
+    deliveries = f"{counted(len(missing), 'due delivery')} missing" if missing else ""
     return Incident(
         key=WATCHDOG,
         what=f"The watchdog outside Dagster reports: {'; '.join(part for part in (deliveries, *silent) if part)}",
@@ -296,7 +296,7 @@ def _not_sent(observations: Observations) -> list[Incident]:
     return [
         Incident(
             key=f"not-sent.{feed}",
-            what=f"{feed} is delivered, but {sum(date.facts.unsent for date in dates)} file(s) are not sent",
+            what=f"{feed} is delivered but not sent: {counted(sum(date.facts.unsent for date in dates), 'file')}",
             means=_STALE_DATA,
             feeds=(feed,),
             dates=_dates(dates),
@@ -322,7 +322,7 @@ def _refreshes(observations: Observations) -> list[Incident]:
         result.append(
             Incident(
                 key=f"refresh-not-delivered.{feed}",
-                what=f"{feed} did not send {len(numbers)} {_plural(len(numbers), 'portfolio')} in full as granted",
+                what=f"{feed} did not send {counted(len(numbers), 'portfolio')} in full as granted",
                 means="The recipient still lacks the history that support asked for.",
                 feeds=(feed,),
                 dates=_dates(dates),
@@ -349,8 +349,7 @@ def _held_back(observations: Observations, threshold: int) -> list[Incident]:
         result.append(
             Incident(
                 key=f"held-back.{feed}",
-                what=f"{len(numbers)} {_plural(len(numbers), 'portfolio')} of {feed} held back, above the threshold of "
-                f"{threshold}",
+                what=f"{counted(len(numbers), 'portfolio')} of {feed} held back, above the threshold of {threshold}",
                 means="These customers' funds get no new data until bigsite's rows are corrected.",
                 feeds=(feed,),
                 dates=_dates(members),
@@ -425,13 +424,7 @@ def _local(instant: dt.datetime) -> str:
 
 def _in_words(summary: str, day: dt.date) -> str:
     # The message has a line for the date. "2 finding(s)" becomes "2 findings".
-    return _COUNTED.sub(
-        lambda match: f"{match[1]} {_plural(int(match[1]), match[2])}", summary.removeprefix(f"{day.isoformat()}: ")
-    )
-
-
-def _plural(count: int, noun: str) -> str:
-    return noun if count == 1 else f"{noun}s"
+    return _COUNTED.sub(lambda match: counted(int(match[1]), match[2]), summary.removeprefix(f"{day.isoformat()}: "))
 
 
 def _and(names: Sequence[str]) -> str:

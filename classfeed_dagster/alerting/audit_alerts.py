@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident, raise_incident, settle_incident
+from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident, counted, raise_incident, settle_incident
 from classfeed_dagster.feed_run.nightly_audit import AuditFinding
 from classfeed_dagster.store import ObjectStore
 
@@ -23,7 +23,7 @@ def sync_audit_incident(store: ObjectStore, feed: str, findings: Sequence[AuditF
         store,
         Incident(
             key=key,
-            what=f"The nightly audit of {feed} found {len(findings)} difference(s): {listed}",
+            what=f"The nightly audit of {feed} found {counted(len(findings), 'difference')}: {listed}",
             means="What the recipient was sent did not change; what was recorded, loaded or agreed about it did.",
             feeds=(feed,),
             dates=tuple(sorted({one.business_date for one in findings})),

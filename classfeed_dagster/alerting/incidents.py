@@ -113,6 +113,12 @@ def duration(span: dt.timedelta) -> str:
     return f"{seconds // 86400} days"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return ``count`` with the singular ``noun`` or its plural."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
 def sentence(text: str) -> str:
     """End ``text`` with a full stop, unless it has an end."""
     return text if text.endswith((".", "!", "?")) else f"{text}."

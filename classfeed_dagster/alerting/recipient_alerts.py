@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from classfeed_dagster.acknowledgements.inbox import FileAnswers, dead_letters, rejections
 from classfeed_dagster.acknowledgements.mapping import AnswerMapping, FileState
-from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident
+from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident, counted
 from classfeed_dagster.trading_days import SYDNEY
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _silent(feed: str, dates: list[ObservedDate], mapping: AnswerMapping, at: dt
         return None
     return Incident(
         key=f"not-acknowledged.{feed}",
-        what=f"The recipient of {feed} has not acknowledged {sum(late.values())} file(s)",
+        what=f"The recipient of {feed} has not acknowledged {counted(sum(late.values()), 'file')}",
         means="It is unknown whether these customers' funds have the data.",
         feeds=(feed,),
         dates=tuple(sorted(late)),
@@ -110,7 +110,7 @@ def _dead_letters(store: ObjectStore, feed: str, at: dt.datetime) -> Incident | 
         return None
     return Incident(
         key=f"unreadable-answers.{feed}",
-        what=f"{len(letters)} message(s) of the recipient of {feed} could not be read or matched",
+        what=f"{counted(len(letters), 'message')} of the recipient of {feed} could not be read or matched",
         means="A failure at the recipient may be unknown to us.",
         feeds=(feed,),
         counts={"messages": len(letters)},

@@ -10,7 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident, Messenger, Thread, duration, sentence
+from classfeed_dagster.alerting.incidents import (
+    OFFENDERS_SHOWN,
+    Incident,
+    Messenger,
+    Thread,
+    counted,
+    duration,
+    sentence,
+)
 from classfeed_dagster.settings import Environment, Settings
 
 if TYPE_CHECKING:
@@ -107,14 +115,14 @@ def _facts(incident: Incident) -> Mapping[str, str]:
     # The dates are listed above, unless there are many.
     counts = {name: n for name, n in incident.counts.items() if name != "dates" or n > _DATES_SHOWN}
     if counts:
-        facts["Counts"] = _text(", ".join(_counted(count, name) for name, count in counts.items()))
+        facts["Counts"] = _text(", ".join(counted(count, _singular(name)) for name, count in counts.items()))
     if incident.offenders:
         facts["Portfolios"] = _listed(list(incident.offenders), OFFENDERS_SHOWN)
     return facts
 
 
-def _counted(count: int, plural: str) -> str:
-    return f"{count:,} {plural.removesuffix('s') if count == 1 else plural}"
+def _singular(plural: str) -> str:
+    return f"{plural[:-3]}y" if plural.endswith("ies") else plural.removesuffix("s")
 
 
 def _links(incident: Incident, links: Links) -> list[str]:

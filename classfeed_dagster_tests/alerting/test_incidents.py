@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
 
 import pytest
 import structlog
 
+from classfeed_dagster.alerting import alerts
 from classfeed_dagster.alerting.incidents import (
     WATCHDOG,
     Incident,
     NotificationError,
+    counted,
     duration,
     open_incidents,
     raise_incident,
@@ -23,7 +26,7 @@ from classfeed_dagster.alerting.pagerduty import PagerDuty, PagerDutyError, page
 from classfeed_dagster.alerting.slack import Links, blocks, messenger
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import InvalidKeyError, ObjectStore
-from classfeed_dagster_tests.fixtures.sample_incidents import PAGE, write
+from classfeed_dagster_tests.fixtures.sample_incidents import LINKS, PAGE, write
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard
 
 NOW = dt.datetime(2026, 3, 2, 20, tzinfo=dt.UTC)
@@ -61,6 +64,17 @@ def settings(board: Switchboard) -> Settings:
 def say(store: ObjectStore, board: Switchboard, *current: Incident, after: int = 0) -> tuple[int, int, int]:
     chosen = settings(board)
     return sync_incidents(store, current, (messenger(chosen), pager(chosen)), NOW + after * MINUTE)
+
+
+@pytest.mark.parametrize(("count", "noun", "says"), [(1, "file", "1 file"), (1200, "delivery", "1,200 deliveries")])
+def test_headlines_count_in_words(count: int, noun: str, says: str) -> None:
+    assert counted(count, noun) == says
+    assert says in str(blocks(BREAK.model_copy(update={"counts": {counted(2, noun)[2:]: count}}), LINKS))
+
+
+def test_no_incident_leaves_the_plural_to_its_reader() -> None:
+    texts = [path.read_text() for path in Path(alerts.__file__).parent.glob("*.py")]
+    assert [found for text in texts for found in re.findall(r"what=.*\((?:s|ies|es)\)|missing.*\(ies\)", text)] == []
 
 
 def test_incident_is_one_message_and_one_page_until_it_recovers(
