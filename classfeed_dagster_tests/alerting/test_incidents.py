@@ -72,9 +72,9 @@ def test_headlines_count_in_words(count: int, noun: str, says: str) -> None:
     assert says in str(blocks(BREAK.model_copy(update={"counts": {counted(2, noun)[2:]: count}}), LINKS))
 
 
-def test_no_incident_leaves_the_plural_to_its_reader() -> None:
+def test_incident_texts_have_no_optional_plural() -> None:
     texts = [path.read_text() for path in Path(alerts.__file__).parent.glob("*.py")]
-    assert [found for text in texts for found in re.findall(r"what=.*\((?:s|ies|es)\)|missing.*\(ies\)", text)] == []
+    assert [match for text in texts for match in re.findall(r"what=.*\((?:s|ies|es)\)|missing.*\(ies\)", text)] == []
 
 
 def test_incident_is_one_message_and_one_page_until_it_recovers(
