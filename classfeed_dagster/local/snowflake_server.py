@@ -217,7 +217,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _folder(home: Path) -> Path:
-    return home.expanduser().resolve() / "snowflake"
+    return (home.expanduser() / "snowflake").resolve()
 
 
 def _data(folder: Path) -> Path:

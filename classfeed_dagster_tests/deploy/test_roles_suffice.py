@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.store import LocalStore
 from classfeed_dagster.support.rerun_page import WebserverActions, grant
@@ -78,18 +77,11 @@ def may(component: str, what: str, key: str) -> bool:
 
 
 @pytest.fixture
-def no_warehouse_left(desk: Desk) -> Iterator[None]:
-    """Yield with the local warehouse that reconciliation starts, a process of its own."""
-    yield
-    server.stop(desk.runtime.settings.home)
-
-
-@pytest.fixture
 def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
     return Witness(monkeypatch)
 
 
-@pytest.mark.usefixtures("no_warehouse_left")
+@pytest.mark.usefixtures("local_warehouse")
 @pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.torture)])
 def test_days_work_is_allowed_to_the_roles(desk: Desk, witness: Witness, everything: bool) -> None:
     """``everything``: with the runs that sensors ask for, reconciliation with its warehouse among them; a minute."""

@@ -18,7 +18,7 @@ from classfeed_dagster.reconciliation.sent_identity import SentIdentities
 from classfeed_dagster_tests.feed_run.test_bad_values import DAY, assert_reconciled
 from classfeed_dagster_tests.fixtures.desk import Desk
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_warehouse")]
 
 IDENTITY = {
     "accounts": ("recipient_reference", "consent", "extract"),
