@@ -36,7 +36,8 @@ def warehouse_assets(feed_context: FeedContext) -> dg.AssetsDefinition:
                 deps=[feed_context.key("delivery"), feed_context.key(SOURCE_RECONCILIATION)],
                 group_name=GROUP_WAREHOUSE,
                 description=f"{name} of the star schema, from the deliveries. The date is replaced in one transaction, "
-                "so that a re-run or a new revision causes no duplicate and no gap. Dimensions keep history.",
+                "so that a re-run or a new revision causes no duplicate and no gap. Dimensions keep history. Add up "
+                "facts by FEED: two feeds may deliver the same row.",
                 metadata={
                     **table_metadata(shown[name]),
                     **_lineage(shown[name]),
