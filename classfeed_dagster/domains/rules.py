@@ -15,8 +15,14 @@ import polars as pl
 
 from classfeed_dagster.bigsite.ledger_tables import LETTERS
 from classfeed_dagster.domains import breaches
-from classfeed_dagster.domains.columns import ACCOUNTS, FINDINGS, MOVEMENT_TRANSACTIONS
-from classfeed_dagster.domains.ledger_rows import carried_ledgers
+from classfeed_dagster.domains.columns import (
+    ACCOUNT_BALANCES,
+    ACCOUNTS,
+    FINDINGS,
+    INVESTMENT_HOLDINGS,
+    MOVEMENT_TRANSACTIONS,
+)
+from classfeed_dagster.domains.ledger_rows import OPENING_CASH, OPENING_UNITS, carried_ledgers
 from classfeed_dagster.domains.slice import Slice
 
 Check = Callable[[Slice, Mapping[str, pl.DataFrame]], pl.DataFrame]
@@ -394,6 +400,10 @@ _COLUMNS = {  # domain columns that a rule is about
     breaches.movement_code.__name__: _SECURITY,
     breaches.movement_isin.__name__: {(MOVEMENT_TRANSACTIONS.name, "isin")},
 }
+# Landed tables whose rows are values of one frame, or of a ledger or opening.
+_FRAME_OF = {"holding_eod": INVESTMENT_HOLDINGS.name, "cash_balance_eod": ACCOUNT_BALANCES.name}
+_UNREADABLE = breaches.unreadable_value.__name__
+_LEDGER_OF = {**LETTERS, "opening_units": OPENING_UNITS, "opening_cash": OPENING_CASH}
 _TRADES_ALONE = breaches.repeated_confirmation.__name__  # its subject is a number of the market's
 
 
@@ -409,17 +419,21 @@ def concerning(
     of_movements = [rule.name for rule in rules_of(MOVEMENT_TRANSACTIONS.name) if rule.name != _TRADES_ALONE]
     subject, rule = pl.col("subject"), pl.col("rule")
     row = pl.when(subject.str.starts_with("O")).then(subject.str.slice(0, 2)).otherwise(subject.str.slice(0, 1))
-    table = subject.replace_strict(LETTERS, default=None, return_dtype=pl.String)
+    table = subject.replace_strict(_LEDGER_OF, default=None, return_dtype=pl.String)
+    frames = {frame for frame, _ in columns}
+    of_frames = [table for table, frame in _FRAME_OF.items() if frame not in frames]
     ledger = (
         pl.when(rule.is_in(of_movements))
         .then(row)
         .when(rule == _TRADES_ALONE)
         .then(pl.lit(LETTERS["trade"]))
-        .when(rule == breaches.unreadable_value.__name__)
+        .when(rule == _UNREADABLE)
         .then(table)
     )  # null: any ledger
     return findings.filter(
-        ~rule.is_in(of_columns), ledger.is_in(sorted(carried_ledgers(ledgers))).fill_null(value=True)
+        ~rule.is_in(of_columns),
+        (rule != _UNREADABLE) | ~subject.is_in(of_frames),
+        ledger.is_in(sorted(carried_ledgers(ledgers))).fill_null(value=True),
     )
 
 

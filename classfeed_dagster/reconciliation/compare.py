@@ -271,8 +271,9 @@ def _pair(db: duckdb.DuckDBPyConnection, rule: Rule, staged: bool) -> None:
     db.execute(
         f"""CREATE TEMP TABLE paired AS
         SELECT {", ".join(f"coalesce(l.{key}, r.{key})::VARCHAR AS {key}" for key in keys)},
-          CASE WHEN l.bad OR r.bad THEN 'unparseable'
+          CASE WHEN l.bad THEN 'unparseable'
                WHEN l.why IS NOT NULL OR r.why IS NOT NULL THEN 'excluded'
+               WHEN r.bad THEN 'unparseable'
                WHEN l.n > 1 THEN 'duplicate_left'
                WHEN r.n > 1 THEN 'duplicate_right'
                WHEN l.n IS NULL THEN 'missing_left'

@@ -174,6 +174,8 @@ class BreakEvidence:
         key = (source or landed or {}).get("source_row") or ""
         rows = self.rows.get(key, ())
         old, new = _instant(landed, "eod_updated_at"), _instant(source, "eod_updated_at")
+        if kind == "investment_holdings" and old is not None and old == new:
+            return self._hidden_trades(number, revision, file, source, [row for row in rows if row.recorded_at <= old])
         if (source is not None and (new is None or new <= revision.snapshot_at)) or (file is not None and old is None):
             return ()
 
@@ -189,6 +191,27 @@ class BreakEvidence:
         if kind == "account_balances" and not _moves_available(file, source, before, after, day):
             return ()
         late = [self._late(number, row) for row in after if not stated_before(row)]
+        return tuple(row for row in late if row is not None) if None not in late else ()
+
+    def _hidden_trades(
+        self,
+        number: str,
+        revision: Revision,
+        file: Mapping[str, str | None] | None,
+        source: Mapping[str, str | None] | None,
+        rows: Sequence[LedgerRow],
+    ) -> tuple[LateRow, ...]:
+        # The end of day is as it was. Trades that the snapshot did not see make the difference in settled units alone.
+        hidden = [row for row in rows if not self.saw(row, revision)]
+        unsettled = _unsettled(hidden, self.expected.business_date)
+        if file is None or source is None:
+            return ()
+        if any(file.get(name) != source.get(name) for name in ("units", "cost_base")):
+            return ()
+        settled, now = _number(file, "settled_units"), _number(source, "settled_units")
+        if settled is None or now is None or settled - now != unsettled:
+            return ()
+        late = [self._late(number, row) for row in hidden]
         return tuple(row for row in late if row is not None) if None not in late else ()
 
 

@@ -22,9 +22,9 @@ DAY = "2026-03-02"
 LARGEST = Decimal("9999999999999999.99")
 
 
-def assert_reconciled(desk: Desk) -> None:
+def assert_reconciled(desk: Desk, day: str = DAY) -> None:
     feed = desk.feed("class_super")
-    proofs = _reconcile(desk.definitions, desk.instance, desk.runtime, feed, dt.date.fromisoformat(DAY))
+    proofs = _reconcile(desk.definitions, desk.instance, desk.runtime, feed, dt.date.fromisoformat(day))
     failures = [
         str(event.dagster_event.step_failure_data.error)[-3000:]
         for event in desk.instance.all_logs(desk.instance.get_runs(limit=1)[0].run_id)
