@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +34,8 @@ from classfeed_dagster_tests.fixtures.upload_server import Upload
 
 asyncssh = pytest.importorskip("asyncssh", reason="the sftp extra is not installed")
 
+from asyncssh import SFTPServer  # noqa: E402
+
 from classfeed_dagster.transmission.sftp import Sftp  # noqa: E402  # needs the extra
 
 
@@ -37,11 +46,62 @@ def outgoing(tmp_path: Path) -> OutgoingFile:
     return OutgoingFile("x-20260302-r0-p1", path.name, path, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
+@dataclass
+class Victim:
+    """Process that the server kills, once."""
+
+    at: str = ""  # moment: upload, written, renamed
+    process: int = 0
+
+    def dies(self, moment: str) -> bool:
+        """Kill the process at its moment, and return True then."""
+        if self.at != moment:
+            return False
+        self.at = ""
+        os.kill(self.process, signal.SIGKILL)
+        return True
+
+
+class KillingServer(SFTPServer):
+    """SFTP server on a folder that kills a client at a moment of its upload."""
+
+    def __init__(self, channel: Any, root: Path, victim: Victim) -> None:
+        super().__init__(channel, chroot=str(root).encode())
+        self.victim = victim
+
+    def write(self, file_obj: Any, offset: int, data: bytes) -> Any:
+        if offset and self.victim.at == "upload":
+            super().write(file_obj, offset, data[: len(data) // 2])
+            file_obj.flush()
+            self.victim.dies("upload")
+        return super().write(file_obj, offset, data)
+
+    def rename(self, oldpath: bytes, newpath: bytes) -> None:
+        if self.victim.dies("written"):
+            raise asyncssh.SFTPFailure("the client has gone before it asked")
+        super().rename(oldpath, newpath)
+        self.victim.dies("renamed")
+
+
+UPLOAD = """
+import json, sys
+from dataclasses import dataclass
+from pathlib import Path
+from pydantic import SecretStr
+from classfeed_dagster.transmission.destination import OutgoingFile
+from classfeed_dagster.transmission.sftp import Sftp
+given = json.load(sys.stdin)
+with Sftp(**given["destination"]).connect({"key": SecretStr(given["key"])}) as send:
+    send(OutgoingFile(*given["file"][:2], Path(given["file"][2]), given["file"][3]))
+"""
+
+
 class SshServer:
     """An SSH server in a thread, whose only login is by one key; its root is a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.port = root, 0
+        self.victim = Victim()
         self.connections: list[Any] = []
         self.host_key, self.client_key = (
             asyncssh.generate_private_key("ssh-ed25519"),
@@ -58,7 +118,7 @@ class SshServer:
         authorized = asyncssh.import_authorized_keys(self.client_key.export_public_key().decode())
         server = self._loop.run_until_complete(
             asyncssh.listen("127.0.0.1", 0, server_host_keys=[self.host_key], authorized_client_keys=authorized, acceptor=self.connections.append,
-                            sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=str(self.root).encode()))
+                            sftp_factory=lambda channel: KillingServer(channel, self.root, self.victim))
         )  # fmt: skip
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
@@ -100,6 +160,35 @@ def ssh(tmp_path: Path) -> Iterator[SshServer]:
     server = SshServer(tmp_path / "root")
     yield server
     server.stop()
+
+
+@pytest.mark.parametrize(
+    ("moment", "answer"), [("upload", "renamed"), ("written", "renamed after 0 bytes"), ("renamed", "already there")]
+)
+def test_sftp_sender_killed_leaves_a_file_that_is_sent_once(
+    ssh: SshServer, tmp_path: Path, moment: str, answer: str
+) -> None:
+    content = os.urandom(3_000_000)
+    outgoing = OutgoingFile("m1", "big.xml.gz", tmp_path / "big.xml.gz", hashlib.sha256(content).hexdigest())
+    outgoing.path.write_bytes(content)
+    order = {
+        "destination": {name: getattr(ssh.destination(), name) for name in ssh.destination().__dataclass_fields__},
+        "key": ssh.credentials["key"].get_secret_value(),
+        "file": [outgoing.message_id, outgoing.name, str(outgoing.path), outgoing.sha256],
+    }
+    with subprocess.Popen([sys.executable, "-c", UPLOAD], stdin=subprocess.PIPE, text=True) as sender:
+        ssh.victim.process, ssh.victim.at = sender.pid, moment
+        sender.communicate(json.dumps(order), timeout=120)
+    assert sender.returncode == -signal.SIGKILL
+    answers: list[str] = []
+    with ssh.destination().connect(ssh.credentials) as send:
+        for _ in range(2):  # a file with a hole is found when it is read back, and sent anew
+            with contextlib.suppress(NotSentError):
+                answers.append(send(outgoing))
+    assert answers[0].startswith(answer)
+    assert send(outgoing) == "already there"
+    assert [path.name for path in (ssh.root / "in").iterdir()] == [outgoing.name]
+    assert (ssh.root / "in" / outgoing.name).read_bytes() == content
 
 
 def test_sftp_renames_resumes_and_never_replaces(ssh: SshServer, outgoing: OutgoingFile) -> None:
