@@ -185,6 +185,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Kill every task: the rehearsal is over."""
+        self._lock.acquire()  # for good: a task that the daemon has just asked for never starts
         for task in self.tasks.values():
             task.process.kill()
             task.process.wait()
