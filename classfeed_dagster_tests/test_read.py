@@ -16,19 +16,15 @@ from classfeed_dagster import read
 from classfeed_dagster.domains.build import DomainReference
 from classfeed_dagster.errors import UsageError
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster_tests.fixtures.desk import Desk
-from classfeed_dagster_tests.fixtures.live_desk import desk
+from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter, monday_delivered
 
-__all__ = ["desk"]
 MONDAY = "2026-03-02"
 
 
 @pytest.fixture
-def delivered(desk: Desk) -> Runtime:
+def delivered(live_desk_after: DeskAfter) -> Runtime:
     """Return the runtime of a desk that delivered Monday."""
-    desk.two_customers(MONDAY)
-    assert desk.run(MONDAY).outcome.exit_code == 0
-    return desk.runtime
+    return live_desk_after(monday_delivered).runtime
 
 
 def test_read_frames_are_exact_in_both_libraries(delivered: Runtime) -> None:

@@ -15,6 +15,11 @@ from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.repair import facts, restatements
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.prepared_desks import (
+    DeskAfter,
+    monday_delivered,
+    monday_delivered_without_the_first,
+)
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
@@ -80,10 +85,9 @@ def test_failed_check_is_not_retried_until_the_source_is_corrected(desk: Desk) -
     assert desk.status(MONDAY).complete
 
 
-def test_held_back_portfolio_is_delivered_with_later_dates_once_fixed(desk: Desk) -> None:
-    desk.two_customers(MONDAY, wrong_units=True)
+def test_held_back_portfolio_is_delivered_with_later_dates_once_fixed(live_desk_after: DeskAfter) -> None:
+    desk = live_desk_after(monday_delivered_without_the_first)
     with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run(MONDAY, at=desk.runtime.settings.now)
         none(desk)
     desk.end_of_day(TUESDAY)
     with desk.at("2026-03-04T06:00:00+11:00"):
@@ -103,10 +107,8 @@ def test_held_back_portfolio_is_delivered_with_later_dates_once_fixed(desk: Desk
     assert desk.status(TUESDAY).complete
 
 
-def test_price_rewritten_after_delivery_re_issues_the_date_once(desk: Desk) -> None:
-    desk.two_customers(MONDAY)
-    with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run(MONDAY, at=desk.runtime.settings.now)
+def test_price_rewritten_after_delivery_re_issues_the_date_once(live_desk_after: DeskAfter) -> None:
+    desk = live_desk_after(monday_delivered)
     rewritten = "UPDATE bigsite.security_price SET close_price = 46.5, updated_at = :at WHERE close_price = 45.5"
     _rewrite(desk, rewritten, at="2026-03-02T22:00:00Z")
     with desk.at("2026-03-03T10:00:00+11:00"):
@@ -115,11 +117,11 @@ def test_price_rewritten_after_delivery_re_issues_the_date_once(desk: Desk) -> N
     assert len(desk.manifest(MONDAY, 1).portfolios) == 2
 
 
-def test_older_date_rewritten_in_bigsite_is_reissued_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_date_rewritten_in_bigsite_is_reissued_once(
+    live_desk_after: DeskAfter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = live_desk_after(monday_delivered)
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"repair_dates": 1, "source_probe_seconds": 0})
-    desk.two_customers(MONDAY)
-    with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run(MONDAY, at=desk.runtime.settings.now)
     desk.end_of_day(TUESDAY)
     with desk.at("2026-03-04T06:00:00+11:00"):
         desk.run(TUESDAY, at=desk.runtime.settings.now)
@@ -344,10 +346,9 @@ def _verdict(desk: Desk, finding: str | None, revision: int = 0) -> None:
     desk.runtime.save_reference("class_super/source_reconciliation", dt.date.fromisoformat(MONDAY), summary)
 
 
-def test_errors_of_reconciliation_read_bigsite_again_once(desk: Desk) -> None:
-    desk.two_customers(MONDAY)
+def test_errors_of_reconciliation_read_bigsite_again_once(live_desk_after: DeskAfter) -> None:
+    desk = live_desk_after(monday_delivered)
     with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run(MONDAY, at=desk.runtime.settings.now)
         none(desk)
     with desk.at("2026-03-03T07:00:00+11:00"):
         _verdict(desk, "f1")
@@ -363,10 +364,9 @@ def test_errors_of_reconciliation_read_bigsite_again_once(desk: Desk) -> None:
     assert len(desk.status(MONDAY).deliveries) == 1
 
 
-def test_errors_of_an_overtaken_delivery_start_nothing(desk: Desk) -> None:
-    desk.two_customers(MONDAY)
+def test_errors_of_an_overtaken_delivery_start_nothing(live_desk_after: DeskAfter) -> None:
+    desk = live_desk_after(monday_delivered)
     with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run(MONDAY, at=desk.runtime.settings.now)
         _verdict(desk, "f1")
         summary = desk.runtime.load_reference(
             "class_super/source_reconciliation", dt.date.fromisoformat(MONDAY), ReconciliationSummary

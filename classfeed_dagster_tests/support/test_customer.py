@@ -17,6 +17,11 @@ from classfeed_dagster.settings import get_settings
 from classfeed_dagster.support.customer import CustomerFeed, customer_history
 from classfeed_dagster.support.customer_page import disclosure_page
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.prepared_desks import (
+    DeskAfter,
+    monday_delivered,
+    monday_delivered_without_the_first,
+)
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
 
@@ -29,10 +34,9 @@ def history(desk: Desk, number: str, on: str | None = None, feed: str = "class_s
     return entry
 
 
-def test_customer_two_delivered_dates_are_listed_newest_first(desk: Desk) -> None:
-    first, _ = desk.two_customers(MONDAY)
-    with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run(MONDAY, at=desk.runtime.settings.now)
+def test_customer_two_delivered_dates_are_listed_newest_first(live_desk_after: DeskAfter) -> None:
+    desk = live_desk_after(monday_delivered)
+    first, *_ = desk.bigsite.portfolios
     desk.end_of_day(TUESDAY)
     with desk.at("2026-03-04T06:00:00+11:00"):
         desk.run(TUESDAY, at=desk.runtime.settings.now)
@@ -81,10 +85,10 @@ def test_customer_without_consent_gets_the_reason(desk: Desk) -> None:
     assert answers["SW00000009"].answer == "The customer never consented to sharing with CLASS."
 
 
-def test_customer_held_back_gets_the_rule_in_words(desk: Desk) -> None:
-    first, second = desk.two_customers(MONDAY, wrong_units=True)
+def test_customer_held_back_gets_the_rule_in_words(live_desk_after: DeskAfter) -> None:
+    desk = live_desk_after(monday_delivered_without_the_first)
+    first, second, _ = desk.bigsite.portfolios
     with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run(MONDAY, at=desk.runtime.settings.now)
         entry = history(desk, first.number)
         assert history(desk, second.number).held_back == ()
     desk.end_of_day(TUESDAY)
@@ -97,10 +101,10 @@ def test_customer_held_back_gets_the_rule_in_words(desk: Desk) -> None:
     assert later.answer == "Held back on 3 March 2026. The data of 2 March 2026 has to be sent first."
 
 
-def test_customer_delivered_before_a_rule_broke_is_not_held_back(desk: Desk) -> None:
-    first, _ = desk.two_customers(MONDAY)
+def test_customer_delivered_before_a_rule_broke_is_not_held_back(live_desk_after: DeskAfter) -> None:
+    desk = live_desk_after(monday_delivered)
+    first, *_ = desk.bigsite.portfolios
     with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run(MONDAY, at=desk.runtime.settings.now)
         with desk.runtime.engine.begin() as connection:
             connection.execute(
                 sa.text("UPDATE bigsite.portfolio SET portfolio_name = E'A\\u0001' WHERE portfolio_number = :number"),
@@ -149,9 +153,10 @@ def test_customer_answer_names_what_a_switch_leaves_out(desk: Desk) -> None:
     )
 
 
-def test_customer_first_delivery_in_full_is_found_behind_the_listed_dates(desk: Desk) -> None:
-    first, _ = desk.two_customers()
-    for day in (MONDAY, TUESDAY, "2026-03-04"):
+def test_customer_first_delivery_in_full_is_found_behind_the_listed_dates(live_desk_after: DeskAfter) -> None:
+    desk = live_desk_after(monday_delivered)
+    first, *_ = desk.bigsite.portfolios
+    for day in (TUESDAY, "2026-03-04"):
         desk.end_of_day(day)
         desk.run(day)
     with desk.at("2026-03-05T06:00:00+11:00"):
@@ -164,11 +169,9 @@ def test_customer_first_delivery_in_full_is_found_behind_the_listed_dates(desk: 
 
 
 def test_command_prints_the_history_and_writes_the_page(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    live_desk_after: DeskAfter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk.two_customers(MONDAY, wrong_units=True)
-    with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run(MONDAY, at=desk.runtime.settings.now)
+    desk = live_desk_after(monday_delivered_without_the_first)
     settings = desk.runtime.settings
     for name, value in {
         "HOME": str(settings.home), "BIGSITE_URL": desk.runtime.engine.url.render_as_string(hide_password=False), "FIRST_BUSINESS_DATE": MONDAY,

@@ -16,6 +16,7 @@ from classfeed_dagster.support.evidence import date_evidence
 from classfeed_dagster.support.reruns import Requester, RerunPolicy, request_rerun
 from classfeed_dagster.warehouse.records import Side
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter, monday_delivered
 
 MONDAY = dt.date(2026, 3, 2)
 AT = dt.datetime(2026, 3, 3, 1, tzinfo=dt.UTC)
@@ -29,12 +30,9 @@ def reconcile(desk: Desk, **values: object) -> None:
 
 
 @pytest.fixture
-def delivered(desk: Desk) -> Desk:
+def delivered(live_desk_after: DeskAfter) -> Desk:
     """Deliver Monday, and record two decisions of people about it."""
-    desk.two_customers()
-    desk.end_of_day(MONDAY.isoformat())
-    with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run(MONDAY.isoformat(), at=desk.runtime.settings.now)
+    desk = live_desk_after(monday_delivered)
     feed, first = desk.feed("class_super"), desk.runtime.settings.first_business_date
     assert first is not None
     approve_removals(

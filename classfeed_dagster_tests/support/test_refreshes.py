@@ -32,6 +32,7 @@ from classfeed_dagster.support.reruns import Requester, RerunRefusedError, reque
 from classfeed_dagster.tags import CLOCK_TAG, LAUNCHED_BY_TAG, RERUN_TAG
 from classfeed_dagster_tests.fixtures.bigsite_builder import Portfolio
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter, monday_delivered_without_the_first
 from classfeed_dagster_tests.support.test_reruns import PUBLIC_KEY, SIGNER, Page, signed
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
@@ -53,16 +54,24 @@ def deliver(desk: Desk, day: str = MONDAY, tags: Mapping[str, str] | None = None
     return run_date(desk.definitions, desk.instance, "class_super", date, tags=clock | dict(tags or {}))
 
 
-@pytest.fixture
-def funds(desk: Desk) -> list[Portfolio]:
-    """Return three customers: one delivered on Monday in full, one on Tuesday by window, one that never consents."""
-    first, second = desk.two_customers()
+def two_dates_delivered(desk: Desk) -> None:
+    first, _ = desk.two_customers()
     desk.end_of_day(MONDAY)
     deliver(desk)
     first.deposit("5.00", TUESDAY)
     desk.end_of_day(TUESDAY)
     deliver(desk, TUESDAY)
-    return [first, second, desk.bigsite.portfolios[2]]
+
+
+@pytest.fixture
+def desk(live_desk_after: DeskAfter) -> Desk:
+    return live_desk_after(two_dates_delivered)
+
+
+@pytest.fixture
+def funds(desk: Desk) -> list[Portfolio]:
+    """Return three customers: one delivered on Monday in full, one on Tuesday by window, one that never consents."""
+    return desk.bigsite.portfolios
 
 
 def test_refresh_is_delivered_by_the_job_and_on_record(desk: Desk, funds: list[Portfolio]) -> None:
@@ -150,12 +159,9 @@ def test_refresh_is_refused_with_the_reason(desk: Desk, funds: list[Portfolio]) 
     assert not list(desk.runtime.store.list("reruns/refreshed/"))
 
 
-def test_refresh_of_a_held_back_portfolio_is_refused_in_its_words(desk: Desk) -> None:
-    first, _ = desk.two_customers()
-    desk.bigsite.end_of_day(MONDAY)
-    desk.break_units(first, MONDAY)
-    desk.bigsite.save()
-    deliver(desk)
+def test_refresh_of_a_held_back_portfolio_is_refused_in_its_words(live_desk_after: DeskAfter) -> None:
+    desk = live_desk_after(monday_delivered_without_the_first)
+    first, *_ = desk.bigsite.portfolios
     with desk.at("2026-03-03T10:00:00+11:00"), pytest.raises(RerunRefusedError, match="is held back on 2026-03-02"):
         ask(desk, first.number)
 

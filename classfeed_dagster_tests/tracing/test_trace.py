@@ -24,6 +24,7 @@ from classfeed_dagster.tracing.trace import HoldingTrace, trace, trace_holding
 from classfeed_dagster.tracing.trace_cash import CashTrace, trace_cash
 from classfeed_dagster.tracing.trace_page import cash_page, holding_page, transaction_page
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter
 
 MONDAY = "2026-03-02"
 DAY = dt.date(2026, 3, 2)
@@ -39,9 +40,8 @@ def breaks(*of: tuple[str, str]) -> bytes:
     return content.getvalue()
 
 
-@pytest.fixture
-def delivered(desk: Desk) -> Desk:
-    """Return two portfolios, one held back; a security that is renamed the day after."""
+def deliver(desk: Desk) -> None:
+    """Deliver two portfolios, one held back; a security that is renamed the day after."""
     renamed = desk.bigsite.security("WPL", price={"2026-02-27": "33.00"})
     desk.bigsite.code_change(renamed, "2026-03-03", "WDS")
     for number in ("SW00000001", "SW00000002"):
@@ -58,7 +58,12 @@ def delivered(desk: Desk) -> Desk:
     desk.runtime.store.create(f"{prefix}/report.html", b"<html></html>")
     desk.runtime.store.create(f"{prefix}/breaks.parquet", breaks(("SW00000001", "T1"), ("SW00000001", "ASX WPL")))
     desk.runtime.store.create("reconciliation/class_super/2026-03-02/def/report.html", b"<html></html>")  # cut short
-    return desk
+
+
+@pytest.fixture
+def delivered(live_desk_after: DeskAfter) -> Desk:
+    """Return the desk after the delivery."""
+    return live_desk_after(deliver)
 
 
 def holding(desk: Desk, number: str, code: str = "WPL") -> HoldingTrace:
