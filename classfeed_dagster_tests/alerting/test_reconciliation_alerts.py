@@ -14,6 +14,7 @@ from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.orchestration.run_history import run_reader
 from classfeed_dagster.repair.facts import gather
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter, monday_delivered
 
 MONDAY = dt.date(2026, 3, 2)
 KEY = "reconciliation/class_super/2026-03-02/attempt"
@@ -37,11 +38,8 @@ def proven(desk: Desk, side: str, errors: int, **given: Any) -> None:
     desk.runtime.save_reference(f"class_super/{side}_reconciliation", MONDAY, text)
 
 
-def test_unreconciled_delivery_is_announced_after_hours(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day("2026-03-02")
-    with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run("2026-03-02", at=desk.runtime.settings.now)
+def test_unreconciled_delivery_is_announced_after_hours(live_desk_after: DeskAfter) -> None:
+    desk = live_desk_after(monday_delivered)
     (delivered,) = desk.status("2026-03-02").deliveries
     # bigsite's own clock is the real one: later than any of the test's.
     after = (delivered.consent_checked_at + dt.timedelta(hours=7)).isoformat()
@@ -54,11 +52,8 @@ def test_unreconciled_delivery_is_announced_after_hours(desk: Desk) -> None:
     assert found(desk, after) == {}
 
 
-def test_reconciliation_errors_name_the_reports_portfolios(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day("2026-03-02")
-    with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run("2026-03-02", at=desk.runtime.settings.now)
+def test_reconciliation_errors_name_the_reports_portfolios(live_desk_after: DeskAfter) -> None:
+    desk = live_desk_after(monday_delivered)
     proven(desk, "source", 0)
     proven(desk, "data_team", 2)
     (breaks,) = found(desk, "2026-03-03T08:00:00+11:00").values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster_tests.feeds.test_another_recipient import BGL
 from classfeed_dagster_tests.fixtures.desk import FEED, Desk, at_a_desk
+from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter, Preparation, PreparedDesks
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
 NUMBERS = [f"SW0000000{at}" for at in range(1, 8)]
@@ -67,6 +69,65 @@ def alone(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
         yield set_up(desk)
 
 
+def monday_alone(desk: Desk) -> None:
+    """Deliver Monday in one process."""
+    set_up(desk)
+    seven_customers(desk)
+    assert desk.run(MONDAY).outcome is Outcome.DELIVERED
+
+
+def monday_shared(desk: Desk) -> None:
+    """Deliver Monday in shards of two portfolios."""
+    set_up(desk, executor="multiprocess", shard_portfolios=2)
+    seven_customers(desk)
+    report = desk.run(MONDAY)
+    assert report.outcome is Outcome.DELIVERED, report.message
+
+
+def monday_alone_without_the_first(desk: Desk) -> None:
+    """Deliver Monday in one process after the first customer's consent has ended."""
+    set_up(desk)
+    seven_customers(desk)
+    end_consent_of_the_first(desk)
+    assert desk.run(MONDAY).outcome is Outcome.DELIVERED
+
+
+@pytest.fixture
+def after_alone(prepared_desks: PreparedDesks, tmp_path: Path) -> Iterator[DeskAfter]:
+    """Return a function that opens a copy of a desk where one process did everything."""
+    with ExitStack() as stack:
+
+        def open_copy(prepare: Preparation) -> Desk:
+            return set_up(stack.enter_context(prepared_desks.after(prepare, None).copied(tmp_path / "alone")))
+
+        yield open_copy
+
+
+@pytest.fixture
+def after_shared(desk_after: DeskAfter) -> Desk:
+    """Return a copy of the desk after Monday in shards."""
+    return set_up(desk_after(monday_shared), executor="multiprocess", shard_portfolios=2)
+
+
+@pytest.fixture(scope="module")
+def corrected_alone(prepared_desks: PreparedDesks, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Return Monday's deliveries by one process, with the correction of its end of day."""
+    with prepared_desks.after(monday_alone, None).copied(tmp_path_factory.mktemp("corrected")) as desk:
+        set_up(desk)
+        desk.end_of_day(MONDAY)  # the end of day again, with units that add up
+        assert desk.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
+        assert desk.run(MONDAY).outcome is Outcome.NOTHING_TO_DO
+        return delivered(desk, MONDAY)
+
+
+def end_consent_of_the_first(desk: Desk) -> None:
+    with desk.runtime.engine.begin() as connection:
+        number = "SELECT portfolio_id FROM bigsite.portfolio WHERE portfolio_number = :number"
+        statement = f"UPDATE bigsite.data_sharing_consent SET revoked_at = :at WHERE portfolio_id = ({number})"
+        at = dt.date.fromisoformat(MONDAY) + dt.timedelta(days=1)
+        connection.execute(sa.text(statement), {"at": f"{at} 00:00+11", "number": NUMBERS[0]})
+
+
 def delivered(desk: Desk, day: str, feed: str = FEED) -> list[Any]:
     """Return a date's pages before compression, and their facts from the manifests."""
     text = {"portfolios", "held_back", "totals", "counts", "recorded_after", "recorded_before", "revision"}
@@ -88,13 +149,14 @@ def steps(desk: Desk, asset: str) -> list[str]:
     return sorted({key.partition(".")[2].removeprefix(f"{asset}_") for key in matches if key.startswith(f"{asset}.")})
 
 
-def test_fan_out_changes_no_byte(shared: Desk, alone: Desk) -> None:
-    seven_customers(shared)
+def test_fan_out_changes_no_byte(after_shared: Desk, after_alone: DeskAfter) -> None:
+    shared, alone = after_shared, after_alone(monday_alone)
     for day, size, last in ((MONDAY, 2, 3), (TUESDAY, 1, 1)):  # on Tuesday no history is sent
-        set_up(shared, shard_portfolios=size)
-        for desk in (alone, shared):
-            report = desk.run(day)
-            assert report.outcome is Outcome.DELIVERED, report.message
+        if day == TUESDAY:
+            set_up(shared, shard_portfolios=size)
+            for desk in (alone, shared):
+                report = desk.run(day)
+                assert report.outcome is Outcome.DELIVERED, report.message
         assert delivered(shared, day) == delivered(alone, day)
         created = steps(shared, "class_super__document")
         shards = {f"shard[{at}]" for at in range(last + 1)}
@@ -108,7 +170,7 @@ def test_fan_out_changes_no_byte(shared: Desk, alone: Desk) -> None:
     assert verify_feed(shared.runtime.store, FEED, EPI).sound
 
 
-def test_missing_page_is_built_by_the_last_step(shared: Desk, alone: Desk, monkeypatch: Any) -> None:
+def test_missing_page_is_built_by_the_last_step(shared: Desk, after_alone: DeskAfter, monkeypatch: Any) -> None:
     """Remove a page before the last step, which then builds the document itself."""
     seven_customers(shared)
 
@@ -119,34 +181,29 @@ def test_missing_page_is_built_by_the_last_step(shared: Desk, alone: Desk, monke
         return None
 
     monkeypatch.setattr(assets, "merge", after_a_page_went)
-    for desk in (shared, alone):
-        assert desk.run(MONDAY).outcome is Outcome.DELIVERED
-    assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
+    assert shared.run(MONDAY).outcome is Outcome.DELIVERED
+    assert delivered(shared, MONDAY) == delivered(after_alone(monday_alone), MONDAY)
 
 
-def test_fan_out_after_a_correction_reissues(shared: Desk, alone: Desk) -> None:
+def test_fan_out_after_a_correction_reissues(after_shared: Desk, corrected_alone: list[Any]) -> None:
     """The second revision of a date holds only what differs, shared out or not; a third run does nothing."""
-    seven_customers(shared)
-    for desk in (shared, alone):
-        desk.run(MONDAY)
+    shared = after_shared
     shared.end_of_day(MONDAY)  # the end of day again, with units that add up
-    for desk in (shared, alone):
-        assert desk.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
-        assert desk.run(MONDAY).outcome is Outcome.NOTHING_TO_DO
-    assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
+    assert shared.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
+    assert shared.run(MONDAY).outcome is Outcome.NOTHING_TO_DO
+    assert delivered(shared, MONDAY) == corrected_alone
     assert [portfolio.number for portfolio in shared.manifest(MONDAY, 1).portfolios] == [NUMBERS[2]]
 
 
-def test_fan_out_of_other_inputs_is_ignored(shared: Desk, alone: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fan_out_of_other_inputs_is_ignored(
+    after_shared: Desk, corrected_alone: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Shares of an earlier attempt are there, and the correction's own are not: the last steps make everything."""
-    seven_customers(shared)
-    for desk in (shared, alone):
-        desk.run(MONDAY)
+    shared = after_shared
     shared.end_of_day(MONDAY)
     monkeypatch.setattr(Stage, "shares", lambda *given: 0)
-    for desk in (shared, alone):
-        assert desk.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
-    assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
+    assert shared.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
+    assert delivered(shared, MONDAY) == corrected_alone
     assert [portfolio.number for portfolio in shared.manifest(MONDAY, 1).portfolios] == [NUMBERS[2]]
 
 
@@ -176,7 +233,7 @@ def test_date_not_due_is_not_fanned_out(shared: Desk) -> None:
 
 @pytest.mark.parametrize("after", ["render_shard", "fan_out_pages"])
 def test_concurrent_fan_out_of_the_same_date_delivers_once(
-    shared: Desk, alone: Desk, monkeypatch: pytest.MonkeyPatch, after: str
+    shared: Desk, after_alone: DeskAfter, monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
     """A person runs the date as well, and a consent has ended: neither takes the other's parts, none fails for it."""
     seven_customers(shared)
@@ -190,11 +247,7 @@ def test_concurrent_fan_out_of_the_same_date_delivers_once(
     def then_another(*given: Any) -> Any:
         result = process(*given)
         if after == "fan_out_pages" or given[3] == 3:  # the last shard
-            with shared.runtime.engine.begin() as connection:
-                number = "SELECT portfolio_id FROM bigsite.portfolio WHERE portfolio_number = :number"
-                statement = f"UPDATE bigsite.data_sharing_consent SET revoked_at = :at WHERE portfolio_id = ({number})"
-                at = rehearsed + dt.timedelta(days=1)
-                connection.execute(sa.text(statement), {"at": f"{at} 00:00+11", "number": NUMBERS[0]})
+            end_consent_of_the_first(shared)
             ended.append(NUMBERS[0])
             assert sharing.fan_out(other) == 4
         return result
@@ -204,6 +257,5 @@ def test_concurrent_fan_out_of_the_same_date_delivers_once(
     monkeypatch.undo()
     assert report.outcome is Outcome.DELIVERED, report.message
     assert ended == [NUMBERS[0]]
-    alone.run(MONDAY)
-    assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
+    assert delivered(shared, MONDAY) == delivered(after_alone(monday_alone_without_the_first), MONDAY)
     assert NUMBERS[0] not in {portfolio.number for portfolio in shared.manifest(MONDAY).portfolios}
