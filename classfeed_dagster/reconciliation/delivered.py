@@ -186,12 +186,23 @@ def _revision(store: ObjectStore, key: str) -> Revision | None:
             {str(entry["number"]): entry for entry in manifest["portfolios"]},
             {str(entry["number"]): entry for entry in manifest["held_back"]},
             manifest_totals(manifest),
-            tuple((manifest.get("ledger") or {}).get("files", ())),
+            tuple(_ledger_file(entry) for entry in dict(manifest.get("ledger") or {}).get("files", ())),
         )
     except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise UnreadableDeliveryError(
             f"{store.location(key)} is not a manifest ({type(error).__name__}): restore the object's earlier version"
         ) from None
+
+
+def _ledger_file(entry: Mapping[str, Any]) -> dict[str, Any]:
+    stated = dict(entry)  # ValueError or TypeError if it is no object
+    prefix = stated.get("prefix")
+    return {
+        "kind": str(stated["kind"]),
+        "part": int(stated["part"]),
+        "sha256": str(stated["sha256"]),
+        "prefix": None if prefix is None else str(prefix),
+    }
 
 
 def _instant(text: str) -> dt.datetime:

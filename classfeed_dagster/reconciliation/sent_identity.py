@@ -80,7 +80,7 @@ class SentIdentities:
         numbers: list[str],
     ) -> None:
         own = f"ledger/{revision.feed}/{revision.business_date}/r{revision.number}/"
-        key = f"{entry.get('prefix') or own}{entry['kind']}-{int(entry['part']):04d}.parquet"
+        key = f"{entry['prefix'] or own}{entry['kind']}-{entry['part']:04d}.parquet"
         kinds, names, query = _QUERIES[entry["kind"]]
         try:
             with store.local_file(key) as path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import polars as pl
 import pytest
 import sqlalchemy as sa
@@ -11,6 +13,7 @@ from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.reconciliation.delivered import NothingDeliveredError, UnreadableDeliveryError
 from classfeed_dagster.reconciliation.source import NEVER_DELIVERED
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import manifest_key
 from classfeed_dagster.warehouse.records import BreakCause, BreakKind, BreakSeverity
 from classfeed_dagster_tests.fixtures import reconciliation_world as w
 from classfeed_dagster_tests.fixtures.reconciliation_scene import Scene
@@ -193,3 +196,13 @@ def test_security_without_a_price_has_no_break(undelivered: Scene) -> None:
     deviation = {(break_.portfolio_number, break_.field) for break_ in undelivered.reconcile().breaks}
     assert ("SW000001", "units") in deviation
     assert ("SW000004", "market_value") in deviation
+
+
+@pytest.mark.parametrize(
+    "ledger", ["x", [1], {"files": [1]}, {"files": "x"}, {"files": [{}]}, {"files": [{"kind": "records"}]}]
+)
+def test_manifest_with_a_malformed_ledger_is_not_a_manifest(scene: Scene, ledger: object) -> None:
+    key = manifest_key(w.FEED, w.DAY, 0)
+    scene.store.put(key, json.dumps(json.loads(scene.store.read(key)) | {"ledger": ledger}).encode())
+    with pytest.raises(UnreadableDeliveryError, match=r"manifest\.json is not a manifest"):
+        scene.reconcile()
