@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from classfeed_dagster.cli import deliveries
 from classfeed_dagster.cli import trace as trace_cli
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.orchestration.rehearsal import morning_after
@@ -29,6 +31,7 @@ from classfeed_dagster.warehouse.breaks import stored_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.database import query
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.prepared_desks import PreparedDesks
 
 MONDAY = dt.date(2026, 3, 2)
 MORNING = morning_after(MONDAY)
@@ -38,15 +41,18 @@ FEED = Feed(
 )  # fmt: skip
 
 
-@pytest.fixture
-def delivered(desk: Desk) -> Iterator[Desk]:
-    desk.add(FEED)
+def deliver(desk: Desk) -> None:
     for customer in desk.two_customers():
         customer.consent(granted_at="2026-02-20T00:00:00Z", recipient="BGL")
     desk.end_of_day(MONDAY.isoformat())
     assert desk.run(MONDAY.isoformat(), feed="answering").outcome is Outcome.DELIVERED
-    yield desk
-    server.stop(desk.runtime.settings.home)
+
+
+@pytest.fixture
+def delivered(prepared_desks: PreparedDesks, tmp_path: Path) -> Iterator[Desk]:
+    with prepared_desks.after(deliver, (*FEEDS, FEED)).copied(tmp_path) as desk:
+        yield desk
+        server.stop(desk.runtime.settings.home)
 
 
 def read(desk: Desk) -> None:

@@ -12,6 +12,11 @@ from classfeed_dagster.alerting.alerts import dead_letters, reconciliation_break
 from classfeed_dagster.alerting.incidents import raise_incident, settle_incident
 from classfeed_dagster.tags import CLOCK_TAG
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.prepared_desks import (
+    DeskAfter,
+    monday_delivered,
+    monday_delivered_without_the_first,
+)
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
@@ -20,6 +25,10 @@ DIGITS = re.compile(r"\b\d{3}-\d{3}\b|\b\d{9,}\b")
 
 @pytest.fixture
 def watched(desk: Desk, switchboard: Switchboard) -> Desk:
+    return watch(desk, switchboard)
+
+
+def watch(desk: Desk, switchboard: Switchboard) -> Desk:
     """Prepare the desk with Slack and PagerDuty, in production."""
     tell: dict[str, Any] = {
         "slack_token": "xoxb-local",
@@ -90,8 +99,11 @@ def test_backlog_processed_date_by_date_stays_one_message(watched: Desk, switchb
     assert len(message.replies) == 1
 
 
-def test_failed_check_alert_names_portfolios_and_recovers(watched: Desk, switchboard: Switchboard) -> None:
-    messages = told_of_wrong_units(watched, switchboard)
+def test_failed_check_alert_names_portfolios_and_recovers(live_desk_after: DeskAfter, switchboard: Switchboard) -> None:
+    watched = watch(live_desk_after(monday_delivered_without_the_first), switchboard)
+    with watched.at("2026-03-03T06:00:00+11:00"):
+        watched.tick("alerts")
+    messages = read(switchboard)
     (failed,) = [
         observed for text, observed in messages.items() if "Check units_ledger of class/investment_holdings" in text
     ]
@@ -114,11 +126,10 @@ def test_stopped_date_is_one_incident_not_two(watched: Desk, switchboard: Switch
     assert "Customers' funds at the recipient still show the last delivered business date" in share
 
 
-def test_unchecked_delivery_raises_an_incident(watched: Desk, switchboard: Switchboard) -> None:
-    watched.two_customers(MONDAY)
+def test_unchecked_delivery_raises_an_incident(live_desk_after: DeskAfter, switchboard: Switchboard) -> None:
+    watched = watch(live_desk_after(monday_delivered), switchboard)
     job = watched.definitions.resolve_job_def("class_super_job")
     with watched.at("2026-03-03T06:00:00+11:00"):
-        watched.run(MONDAY, at=watched.runtime.settings.now)
         # The run on record evaluated nothing: another one, of nothing but the delivery.
         for record in watched.instance.get_run_records():
             watched.instance.delete_run(record.dagster_run.run_id)

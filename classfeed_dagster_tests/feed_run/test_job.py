@@ -8,6 +8,7 @@ from classfeed_dagster.delivery.approve_removals import approve_removals
 from classfeed_dagster.feeds.class_super import FEED as CLASS_SUPER
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter, monday_delivered
 
 MONDAY, TUESDAY, WEDNESDAY = "2026-03-02", "2026-03-03", "2026-03-04"
 
@@ -22,9 +23,8 @@ def test_first_date_delivers_all_portfolios_in_full(desk: Desk) -> None:
     assert set(records["accounts"]["extract"]) == {"FULL"}
 
 
-def test_job_run_twice_delivers_one_document(desk: Desk) -> None:
-    desk.two_customers(MONDAY)
-    desk.run(MONDAY)
+def test_job_run_twice_delivers_one_document(desk_after: DeskAfter) -> None:
+    desk = desk_after(monday_delivered)
     report = desk.run(MONDAY)
     assert report.outcome is Outcome.NOTHING_TO_DO
     assert len(desk.status(MONDAY).deliveries) == 1
@@ -61,9 +61,8 @@ def test_held_back_share_above_the_limit_stops_the_feed(desk: Desk) -> None:
     assert desk.status(MONDAY).deliveries == ()
 
 
-def test_unusual_removals_need_an_approval(desk: Desk) -> None:
-    desk.two_customers(MONDAY)
-    desk.run(MONDAY)
+def test_unusual_removals_need_an_approval(desk_after: DeskAfter) -> None:
+    desk = desk_after(monday_delivered)
     desk.bigsite.portfolios[0].consents[0]["revoked_at"] = dt.datetime(2026, 3, 3, 2, 0, tzinfo=dt.UTC)
     desk.end_of_day(TUESDAY)
     stopped = desk.run(TUESDAY)

@@ -23,13 +23,13 @@ from classfeed_dagster.warehouse.breaks import stored_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.database import execute, query
 from classfeed_dagster_tests.fixtures.desk import FEED, Desk
+from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter
 
 MONDAY = dt.date(2026, 3, 2)
 
 
-@pytest.fixture
-def delivered(desk: Desk) -> Iterator[Desk]:
-    """Yield two portfolios, one with a fraction of a unit, delivered for Monday; a warehouse of their own."""
+def deliver(desk: Desk) -> None:
+    """Deliver Monday of two portfolios with a fraction of a unit."""
     bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10"})
     for number in ("SW00000001", "SW00000002"):
         portfolio = desk.bigsite.portfolio(number)
@@ -39,6 +39,12 @@ def delivered(desk: Desk) -> Iterator[Desk]:
         portfolio.security_movement(bhp, "DRP", "0.123456", "2026-02-25")
     desk.end_of_day(MONDAY.isoformat())
     assert desk.run(MONDAY.isoformat()).outcome is Outcome.DELIVERED
+
+
+@pytest.fixture
+def delivered(desk_after: DeskAfter) -> Iterator[Desk]:
+    """Yield the desk after the delivery; a warehouse of its own."""
+    desk = desk_after(deliver)
     yield desk
     server.stop(desk.runtime.settings.home)
 
