@@ -207,7 +207,7 @@ def test_fan_out_of_other_inputs_is_ignored(
     assert [portfolio.number for portfolio in shared.manifest(MONDAY, 1).portfolios] == [NUMBERS[2]]
 
 
-@pytest.mark.parametrize("feed", ["class_trade", "class_cash"])
+@pytest.mark.parametrize("feed", ["class_trade", pytest.param("class_cash", marks=pytest.mark.nightly)])
 def test_feed_of_one_file_is_fanned_out(shared: Desk, alone: Desk, feed: str) -> None:
     seven_customers(shared)
     for desk in (shared, alone):
