@@ -51,15 +51,6 @@ def read(board: Switchboard) -> dict[str, str]:
     return {message.text: message.seen for message in board.messages}
 
 
-def told_of_wrong_units(desk: Desk, board: Switchboard) -> dict[str, str]:
-    """Return the messages after an end of day that states one unit too many for one of two customers."""
-    desk.two_customers(MONDAY, wrong_units=True)
-    with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run(MONDAY, at=desk.runtime.settings.now)
-        desk.tick("alerts")
-    return read(board)
-
-
 def test_late_feed_is_announced_once_and_recovers_in_its_thread(watched: Desk, switchboard: Switchboard) -> None:
     watched.two_customers()
     watched.bigsite.save()
@@ -120,7 +111,11 @@ def test_failed_check_alert_names_portfolios_and_recovers(live_desk_after: DeskA
 
 def test_stopped_date_is_one_incident_not_two(watched: Desk, switchboard: Switchboard) -> None:
     watched.runtime.settings = watched.runtime.settings.model_copy(update={"max_held_back_share": Decimal(0)})
-    messages = told_of_wrong_units(watched, switchboard)
+    watched.two_customers(MONDAY, wrong_units=True)
+    with watched.at("2026-03-03T06:00:00+11:00"):
+        watched.run(MONDAY, at=watched.runtime.settings.now)
+        watched.tick("alerts")
+    messages = read(switchboard)
     assert not any("gave up" in text for text in messages)
     (share,) = [text for text in messages if "held_back_share" in text]
     assert "Customers' funds at the recipient still show the last delivered business date" in share
