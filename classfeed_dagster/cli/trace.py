@@ -135,8 +135,14 @@ def _require_transaction_id(text: str, feed: str) -> str:
     # The default feed's documents have all ledgers, and it is declared: it need not be imported.
     from classfeed_dagster.tracing.transaction_id import split_transaction_id
 
-    transaction_id = text if feed == DEFAULT_FEED else _with_letter(text, require_feed(feed).format.ledgers)
-    split_transaction_id(transaction_id)
+    if feed == DEFAULT_FEED:
+        split_transaction_id(text)
+        return text
+    ledgers = require_feed(feed).format.ledgers
+    transaction_id = _with_letter(text, ledgers)
+    letter, _ = split_transaction_id(transaction_id)
+    if letter not in ledgers:
+        raise UsageError(f"{feed} never carries {transaction_id}: its ids begin with {' or '.join(sorted(ledgers))}")
     return transaction_id
 
 

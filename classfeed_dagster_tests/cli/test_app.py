@@ -213,6 +213,12 @@ def test_refusal_imports_no_library_of_the_data_path(demo: Result, words: tuple[
         (("trace", "SW00", "ASX:BHP", "--date", "2023-01-03"), 2, "no portfolio SW00", {"sqlalchemy"}),
         (("trace", "SW00", "CASH:AUD", "--date", "2023-01-03"), 2, "no cash account", {"sqlalchemy"}),
         (("trace", "SW00", "--feed", "class_trade"), 2, "Invalid transaction id", set()),
+        (
+            ("trace", "C1", "--feed", "class_trade"),
+            2,
+            "class_trade never carries C1: its ids begin with T",
+            {"polars", "lxml"},
+        ),
         (("trace", "T99999999", "--feed", "class_trade"), 3, "no such row", {"sqlalchemy", "polars", "lxml"}),
     ],
 )
