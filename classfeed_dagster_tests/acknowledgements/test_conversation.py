@@ -18,7 +18,6 @@ from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.orchestration.run_history import run_reader
@@ -49,10 +48,9 @@ def deliver(desk: Desk) -> None:
 
 
 @pytest.fixture
-def delivered(prepared_desks: PreparedDesks, tmp_path: Path) -> Iterator[Desk]:
+def delivered(prepared_desks: PreparedDesks, tmp_path: Path, local_warehouse: None) -> Iterator[Desk]:
     with prepared_desks.after(deliver, (*FEEDS, FEED)).copied(tmp_path) as desk:
         yield desk
-        server.stop(desk.runtime.settings.home)
 
 
 def read(desk: Desk) -> None:

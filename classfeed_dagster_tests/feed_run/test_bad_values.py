@@ -16,7 +16,7 @@ from classfeed_dagster.orchestration.rehearsal import _reconcile
 from classfeed_dagster_tests.fixtures.bigsite_builder import Portfolio
 from classfeed_dagster_tests.fixtures.desk import Desk
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_warehouse")]
 
 DAY = "2026-03-02"
 LARGEST = Decimal("9999999999999999.99")

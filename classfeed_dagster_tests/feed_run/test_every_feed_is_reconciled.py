@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 
 import pytest
 
@@ -13,7 +12,6 @@ from classfeed_dagster.delivery.feed_mode import shadow_key
 from classfeed_dagster.feed_run.post_delivery import PostDelivery, ReconciliationSummary
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.feed import Feed, require_reconcilable
-from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.reconciliation.document_layouts import UnknownLayoutError
@@ -26,7 +24,7 @@ from classfeed_dagster.warehouse.records import BreakCause, BreakKind
 from classfeed_dagster_tests.fixtures.desk import Desk
 from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_warehouse")]
 
 MONDAY = dt.date(2026, 3, 2)
 TRADE, CASH = "class_trade", "class_cash"
@@ -63,24 +61,16 @@ IN_SHADOW = {TRADE: deliver_trades, CASH: deliver_cash}
 
 
 @pytest.fixture
-def market(desk: Desk) -> Iterator[Desk]:
-    """Yield the two customers before any delivery."""
+def market(desk: Desk) -> Desk:
+    """Return a desk with the two customers before any delivery."""
     trade(desk)
-    yield desk
-    server.stop(desk.runtime.settings.home)
+    return desk
 
 
 @pytest.fixture
-def desk_in_shadow(desk_after: DeskAfter) -> Iterator[DeskInShadow]:
+def desk_in_shadow(desk_after: DeskAfter) -> DeskInShadow:
     """Return a function that opens a copy of the desk after a feed's delivery in shadow."""
-    with ExitStack() as stack:
-
-        def open_copy(feed: str) -> Desk:
-            desk = desk_after(IN_SHADOW[feed])
-            stack.callback(server.stop, desk.runtime.settings.home)
-            return desk
-
-        yield open_copy
+    return lambda feed: desk_after(IN_SHADOW[feed])
 
 
 def after_delivery(desk: Desk, feed: str, attempt: str = "a1") -> PostDelivery:

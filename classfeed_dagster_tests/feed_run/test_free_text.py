@@ -10,7 +10,7 @@ from classfeed_dagster.settings import FreeText
 from classfeed_dagster_tests.feed_run.test_bad_values import DAY, assert_reconciled
 from classfeed_dagster_tests.fixtures.desk import Desk
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_warehouse")]
 
 SECRETS = ("123456782", "123 456 782", "jane.citizen@example.com", "4111111111111111")
 

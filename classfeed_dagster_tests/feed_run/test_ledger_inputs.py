@@ -15,7 +15,7 @@ from classfeed_dagster_tests.feed_run.test_bad_values import DAY, assert_reconci
 from classfeed_dagster_tests.fixtures.bigsite_builder import Portfolio, Row
 from classfeed_dagster_tests.fixtures.desk import Desk
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_warehouse")]
 
 NEXT, THIRD = "2026-03-03", "2026-03-04"
 SUPER, CASH, TRADE = FEEDS = ("class_super", "class_cash", "class_trade")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +13,6 @@ from classfeed_dagster.delivery.ledger_rebuild import PositionAudit
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.feed_run import nightly_audit
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
-from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
@@ -42,11 +40,9 @@ def deliver(desk: Desk) -> None:
 
 
 @pytest.fixture
-def delivered(desk_after: DeskAfter) -> Iterator[Desk]:
-    """Yield the desk after the delivery; a warehouse of its own."""
-    desk = desk_after(deliver)
-    yield desk
-    server.stop(desk.runtime.settings.home)
+def delivered(desk_after: DeskAfter, local_warehouse: None) -> Desk:
+    """Return the desk after the delivery."""
+    return desk_after(deliver)
 
 
 def reconcile(desk: Desk) -> Any:

@@ -19,7 +19,6 @@ from classfeed_dagster.feed_run.post_delivery import PostDelivery
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.examples import EXAMPLES, bgl, holdings, statements, trade_list
 from classfeed_dagster.feeds.feed import Feed, require_distinct, require_reconcilable
-from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.tracing.trace import Sighting, trace, trace_holding
@@ -29,7 +28,7 @@ from classfeed_dagster.warehouse.schema import stored_table
 from classfeed_dagster_tests.fixtures.desk import Desk, at_a_desk
 from classfeed_dagster_tests.fixtures.prepared_desks import Preparation, PreparedDesks
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_warehouse")]
 
 MONDAY = dt.date(2026, 3, 2)
 NAMES = [feed.name for feed in EXAMPLES]
@@ -52,12 +51,11 @@ def trade(desk: Desk) -> None:
 
 
 @pytest.fixture
-def market(desk: Desk) -> Iterator[Desk]:
-    """Yield the customers before any delivery."""
+def market(desk: Desk) -> Desk:
+    """Return a desk with the customers before any delivery."""
     desk.add(*EXAMPLES)
     trade(desk)
-    yield desk
-    server.stop(desk.runtime.settings.home)
+    return desk
 
 
 def deliver(feed: str) -> Preparation:
@@ -82,9 +80,7 @@ def desk_in_shadow(prepared_desks: PreparedDesks, tmp_path: Path) -> Iterator[De
 
         def open_copy(feed: Feed) -> Desk:
             prepared = prepared_desks.after(IN_SHADOW[feed.name], (*FEEDS, *EXAMPLES))
-            desk = stack.enter_context(prepared.copied(tmp_path))
-            stack.callback(server.stop, desk.runtime.settings.home)
-            return desk
+            return stack.enter_context(prepared.copied(tmp_path))
 
         yield open_copy
 

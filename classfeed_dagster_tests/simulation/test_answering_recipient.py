@@ -28,7 +28,6 @@ from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.delivery.refreshes import Refresh, record_refresh
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.local import snowflake_server
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.jobs import RECIPIENTS_JOB
 from classfeed_dagster.orchestration.rehearsal import morning_after
@@ -59,6 +58,7 @@ from classfeed_dagster_tests.fixtures.databases import fresh_bigsite
 from classfeed_dagster_tests.fixtures.desk import Desk
 from classfeed_dagster_tests.fixtures.instances import instance_in_memory
 from classfeed_dagster_tests.fixtures.upload_server import Upload, endpoint
+from classfeed_dagster_tests.fixtures.warehouse import session_warehouse
 
 __all__ = ["endpoint"]
 
@@ -216,7 +216,7 @@ def conversation(postgres_url: str, folder: Path, url: str, portfolios: int) -> 
         NAME, "To a recipient that answers", "CLASS", EPI, ("team:x",), FeedMode.LIVE, FIRST,
         sends_to=HttpsUpload(url), acknowledgements=AnswerMapping(checks={"E42": "net_amount"}),
     )  # fmt: skip
-    with fresh_bigsite(postgres_url) as engine, instance_in_memory() as instance:
+    with fresh_bigsite(postgres_url) as engine, instance_in_memory() as instance, session_warehouse(folder):
         settings = Settings(
             bigsite_url=engine.url.render_as_string(hide_password=False), home=folder, first_business_date=FIRST,
             max_removed_share="1", simulation_seed=SEED,
@@ -233,7 +233,6 @@ def conversation(postgres_url: str, folder: Path, url: str, portfolios: int) -> 
         finally:
             runtime.close()
             api.clear_providers()
-            snowflake_server.stop(folder)
 
 
 def require_nothing_lost(rehearsal: Conversation) -> None:
