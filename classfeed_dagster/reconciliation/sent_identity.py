@@ -30,17 +30,18 @@ _QUERIES = {
     "portfolios": (
         ("accounts",),
         ("portfolio_number",),
-        "SELECT portfolio_number, recipient_reference, change AS consent, extract FROM {file}",
+        "SELECT portfolio_number, recipient_reference, change AS consent, extract FROM read_parquet($path)",
     ),
     "positions": (
         ("cash_accounts", "account_balances"),
         ("portfolio_number", "account_number", "currency"),
-        f"SELECT portfolio_number, {_SENT_ACCOUNT} FROM {{file}} WHERE kind = 'CASH' AND stated IS NOT NULL",
+        f"SELECT portfolio_number, {_SENT_ACCOUNT} FROM read_parquet($path) WHERE kind = 'CASH' AND stated IS NOT NULL",
     ),
     "records": (
         ("movement_transactions",),
         ("portfolio_number", "transaction_id"),
-        "SELECT portfolio_number, transaction_id, bsb, account_number, exchange, security_code FROM {file}",
+        "SELECT portfolio_number, transaction_id, bsb, account_number, exchange, security_code "
+        "FROM read_parquet($path)",
     ),
 }
 Identity = Mapping[str, str | None]
@@ -87,8 +88,7 @@ class SentIdentities:
                 if _sha256(path) != entry["sha256"]:
                     return
                 sent = db.execute(
-                    f"SELECT * FROM ({query.format(file='read_parquet($path)')}) q "
-                    "WHERE portfolio_number IN (SELECT unnest($numbers))",
+                    f"SELECT * FROM ({query}) q WHERE portfolio_number IN (SELECT unnest($numbers))",
                     {"path": str(path), "numbers": numbers},
                 )
                 columns = [column[0] for column in sent.description]
