@@ -41,6 +41,11 @@ def reconciliation_job_name(feed: str) -> str:
     return f"{feed}_reconciliation_job"
 
 
+def parity_job_name(feed: str) -> str:
+    """Return the name of the job that compares a feed with the old app's files of a date."""
+    return f"{feed}_parity_job"
+
+
 def new_correlation_id() -> str:
     """Return the correlation id of a new attempt: 32 hexadecimal digits, unique."""
     return uuid.uuid4().hex

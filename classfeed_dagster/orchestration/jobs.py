@@ -28,6 +28,7 @@ from classfeed_dagster.tags import (
     FEED_TAG,
     feed_job_name,
     new_correlation_id,
+    parity_job_name,
     reconciliation_job_name,
 )
 
@@ -55,7 +56,7 @@ def feed_job(feed: Feed, code_version: str, executor: dg.ExecutorDefinition) -> 
 def parity_job(feed_context: FeedContext) -> "dg.UnresolvedAssetJobDefinition":
     """Return the job of the comparison with the old app, with its check."""
     return _asset_job(
-        f"{feed_context.feed.name}_parity_job",
+        parity_job_name(feed_context.feed.name),
         dg.AssetSelection.assets(feed_context.key("parity")),
         f"Compares {feed_context.feed.name} with the old app's files of a business date. Changes no delivery; safe to "
         "run at any time.",

@@ -10,7 +10,7 @@ from dagster import DagsterRunStatus as Status
 from classfeed_dagster.orchestration.asset_keys import FEED_ASSETS
 from classfeed_dagster.orchestration.run_history import is_of_feed
 from classfeed_dagster.service_levels.toil import LaunchedRun, Launcher, ManualReason, launcher, stated_reason
-from classfeed_dagster.tags import PARTITION_TAG, reconciliation_job_name
+from classfeed_dagster.tags import PARTITION_TAG, parity_job_name, reconciliation_job_name
 
 
 def launched_runs(
@@ -32,6 +32,8 @@ def launched_runs(
         if reconciliation or is_of_feed(run, feed):
             reason = stated_reason(run.tags, reconciliation=reconciliation)
             delivers = not reconciliation and run.status is not Status.CANCELED
+        elif by_person and run.job_name == parity_job_name(feed):
+            reason, delivers = ManualReason.PARITY, False
         elif by_person and (feeds := _feeds_of(run)) and (feed in feeds or (shared and feeds == {_NO_FEED})):
             reason, delivers = ManualReason.PART, False
         else:

@@ -40,6 +40,7 @@ class ManualReason(enum.StrEnum):
     MISSED = "missed by the schedule"
     AGAIN = "run again"  # after a success: portfolios held back, or a wrong date
     RECONCILIATION = "reconciliation"
+    PARITY = "parity"
     BACKFILL = "backfill"
     SUPPORT = "asked for by support"
     PART = "part of a date"  # assets chosen in the UI, without the delivery

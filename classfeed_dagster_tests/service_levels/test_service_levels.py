@@ -16,6 +16,7 @@ from classfeed_dagster.alerting.alerts import watchdog_incident
 from classfeed_dagster.delivery.manifest import HeldBack
 from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.jobs import purge_runs
 from classfeed_dagster.orchestration.launched_runs import launched_runs
 from classfeed_dagster.repair import facts
@@ -300,6 +301,19 @@ def test_launched_runs_of_chosen_assets_belong_to_their_feed(
         if counted:
             month = count(FEED.name, launched_runs(instance, next(iter(counted)), since, shared=True), [])
             assert [(item.manual_retriggers, item.runs) for item in month.values()] == [(1, 0)]
+
+
+def test_parity_run_of_a_person_is_counted_and_delivers_nothing() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = build_definitions().resolve_job_def("class_trade_parity_job")
+        for tags in ({}, {"dagster/sensor_name": "parity"}):
+            run = instance.create_run_for_job(job, tags={"dagster/partition": "2026-03-02", **tags})
+            instance.report_run_canceled(run)
+        since = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+        launched = {feed: launched_runs(instance, feed, since, shared=True) for feed in ("class_super", "class_trade")}
+    assert launched["class_super"] == []
+    (only,) = launched["class_trade"]
+    assert (only.manual_reason, only.delivers) == ("parity", False)
 
 
 def test_probe_is_due_by_interval_and_after_an_event() -> None:

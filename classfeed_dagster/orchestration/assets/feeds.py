@@ -87,10 +87,9 @@ def _quarantine(feed_context: FeedContext) -> dg.AssetsDefinition:
             over_time = _held_back_over_time(
                 work.store, feed_context.feed.name, feed_context.audience, day, len(lacking)
             )
-        shown: dict[str, Any] = {
-            "dagster/uri": folder,
-            "held_back_over_time": picture(over_time, "portfolios held back, by date"),
-        }
+        shown: dict[str, Any] = {"held_back_over_time": picture(over_time, "portfolios held back, by date")}
+        if plan.held_back:  # no record, no folder
+            shown["dagster/uri"] = folder
         yield dg.MaterializeResult(metadata={**_quarantine_metadata(plan, lacking, findings), **shown})
 
     return quarantine

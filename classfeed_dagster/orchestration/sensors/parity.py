@@ -6,6 +6,7 @@ from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.parity.run import to_compare
 from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.tags import parity_job_name
 
 _EVERY_SECONDS = 300
 
@@ -19,7 +20,7 @@ def parity_sensor(feed_context: FeedContext, status: DefaultStatus) -> dg.Sensor
 
     @dg.sensor(
         name=f"{feed.name}_parity",
-        job_name=f"{feed.name}_parity_job",
+        job_name=parity_job_name(feed.name),
         minimum_interval_seconds=_EVERY_SECONDS,
         description=f"Compares {feed.name} with the old app once its files exist under legacy/{feed.name}/<date>/.",
         default_status=status.sensor,
