@@ -33,8 +33,7 @@ demo: setup-demo ## set everything up, run three business days on embedded parts
 up: setup-demo ## the Dagster UI on embedded parts, until Ctrl-C
 	@$(CLASSFEED) up
 
-# Three on two cores: tests also wait, for servers and processes of their own.
-SUITE := pytest -n 3 --dist worksteal
+SUITE := pytest -n 2 --dist worksteal
 PYTEST := $(BIN)/python -m $(SUITE)
 
 test: setup ## the tests

@@ -38,12 +38,15 @@ pytest_plugins = [
 
 
 @pytest.fixture(autouse=True)
-def _no_log_of_another_test() -> Iterator[None]:
-    """Reset the log: the command line binds it to its standard error, which a test closes when the command ends.
+def _undo_commands() -> Iterator[None]:
+    """Reset the log and the umask: the command line binds the log to its standard error, and keeps its files private.
 
     Exporters of a collector end too: their threads would go on in later tests.
     """
+    umask = os.umask(0o022)
+    os.umask(umask)
     yield
+    os.umask(umask)
     telemetry.stop()
     structlog.reset_defaults()
 

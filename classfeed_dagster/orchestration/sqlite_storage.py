@@ -6,6 +6,7 @@ and the write-ahead log are Dagster's own, so either storage reads the other's d
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import threading
@@ -26,6 +27,8 @@ from dagster._core.storage.sqlite_storage import (
     _event_logs_directory,
 )
 from dagster._serdes import ConfigurableClassData
+
+from classfeed_dagster.file_access import owner_only
 
 _MOST_ENGINES = 16  # every run has its own file: a service that reads thousands must not keep them all open
 
@@ -107,11 +110,21 @@ class _EventLogStorage(SqliteEventLogStorage):
         super().wipe()
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    # Webserver and daemon begin at once. Two processes that create the tables leave two versions of the schema, and no
+    # later process opens it.
+    with open(folder / "storage.lock", "w", opener=owner_only) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 class LocalStorage(DagsterSqliteStorage):
     """Storage of the local instance. ``base_dir``: its folder; default: DAGSTER_HOME."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__(base_dir, inst_data)
+        with _alone(Path(base_dir)):
+            super().__init__(base_dir, inst_data)
         self._engines = EngineCache()
         # Dagster's own constructors have created the tables; only the connections differ.
         runs, schedules = self._run_storage, self._schedule_storage

@@ -85,12 +85,13 @@ def test_up_after_a_killed_up_says_so_and_has_its_port(tmp_path: Path, monkeypat
     printed = []
     for end in (signal.SIGKILL, signal.SIGTERM):
         command = [sys.executable, "-m", "classfeed_dagster.cli.app", "up", "--port", str(port)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 printed.append(line)
                 if "The Dagster UI" in line:
                     process.send_signal(end)
+    assert len(printed) == 4, printed
     first, stopped, second, last = printed
     assert (first, stopped) == (second, "Stopped the services of a `classfeed up` that was killed\n")
     assert f"http://127.0.0.1:{port} " in second

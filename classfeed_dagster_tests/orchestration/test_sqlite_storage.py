@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -150,3 +152,31 @@ def test_storage_without_a_folder_is_in_dagsters_home(tmp_path: Path, monkeypatc
     storage = LocalStorage.from_config_value(None, {})  # type: ignore[arg-type]
     assert storage.base_dir == str(tmp_path)
     storage.dispose()
+
+
+_OPEN = """
+import sys, time
+from classfeed_dagster.orchestration.sqlite_storage import LocalStorage
+print(flush=True)
+sys.stdin.readline()
+LocalStorage(sys.argv[1])
+"""
+
+
+def test_processes_that_begin_at_once_create_one_version_of_the_schema(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _OPEN, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in processes] == [0] * 4
+    for file in tmp_path.rglob("*.db"):
+        with contextlib.closing(sqlite3.connect(file)) as database:
+            assert database.execute("SELECT count(*) FROM alembic_version").fetchall() == [(1,)], file.name
+    LocalStorage(str(tmp_path)).dispose()
