@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +119,23 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def _drop_double_versions(folder: Path) -> None:
+    # In homes of releases without the lock. All tables are there; Dagster stamps a file that has no version.
+    for file in (folder / "history/runs.db", folder / "history/runs/index.db", folder / "schedules/schedules.db"):
+        if not file.exists():
+            continue
+        with closing(sqlite3.connect(file, SQLITE_BUSY_TIMEOUT_SECONDS)) as database, database:
+            stamped = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+            if stamped and database.execute("SELECT count(*) FROM alembic_version").fetchone() > (1,):
+                database.execute("DELETE FROM alembic_version")
+
+
 class LocalStorage(DagsterSqliteStorage):
     """Storage of the local instance. ``base_dir``: its folder; default: DAGSTER_HOME."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         with _alone(Path(base_dir)):
+            _drop_double_versions(Path(base_dir))
             super().__init__(base_dir, inst_data)
         self._engines = EngineCache()
         # Dagster's own constructors have created the tables; only the connections differ.

@@ -176,7 +176,28 @@ def test_processes_that_begin_at_once_create_one_version_of_the_schema(tmp_path:
     for process in processes:
         process.communicate(timeout=60)
     assert [process.returncode for process in processes] == [0] * 4
-    for file in tmp_path.rglob("*.db"):
+    assert _versions(tmp_path) == [1, 1, 1]
+
+
+def test_home_with_two_versions_of_the_schema_opens_again(tmp_path: Path) -> None:
+    with open_instance(tmp_path) as instance:
+        run_id = small.execute_in_process(instance=instance).run_id
+    for file in _databases(tmp_path):
+        with contextlib.closing(sqlite3.connect(file)) as database, database:
+            database.execute("INSERT INTO alembic_version VALUES ('5771160a95ad')")
+    with open_instance(tmp_path) as instance:
+        again = small.execute_in_process(instance=instance).run_id
+        assert {run.run_id for run in instance.get_runs()} == {run_id, again}
+    assert _versions(tmp_path) == [1, 1, 1]
+
+
+def _databases(folder: Path) -> list[Path]:
+    return [next(folder.rglob(name)) for name in ("runs.db", "index.db", "schedules.db")]
+
+
+def _versions(folder: Path) -> list[int]:
+    versions = []
+    for file in _databases(folder):
         with contextlib.closing(sqlite3.connect(file)) as database:
-            assert database.execute("SELECT count(*) FROM alembic_version").fetchall() == [(1,)], file.name
-    LocalStorage(str(tmp_path)).dispose()
+            versions.append(database.execute("SELECT count(*) FROM alembic_version").fetchone()[0])
+    return versions
