@@ -161,14 +161,16 @@ def issuer(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def test_preflight_identity_provider_has_the_load_balancers_endpoints(
-    command: Command, issuer: tuple[str, Path]
+    command: Command, issuer: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, document = issuer
     stated = {"issuer": url, "authorization_endpoint": f"{url}/authorize", "token_endpoint": f"{url}/token",
               "userinfo_endpoint": f"{url}/userinfo"}  # fmt: skip
     document.write_text(json.dumps(stated))
     # The load balancer uses no proxy, so neither does the question.
-    answer = line(command(IDENTITY_URL=url, HTTPS_PROXY="http://127.0.0.1:9"), "identity provider")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    answer = line(command(IDENTITY_URL=url), "identity provider")
     assert answer.endswith("127.0.0.1 has the endpoints of the load balancer's rules")
     answer = line(command(IDENTITY_URL=f"{url}/realms/other"), "identity provider")
     assert answer.startswith("FAIL  identity provider: HTTPError. Check identity_url")
