@@ -22,6 +22,12 @@ from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.service_levels import Freshness
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.tags import CORRELATION_TAG, PARENT_TAG, RETRY_TAG
+from classfeed_dagster_tests.fixtures.prepared_desks import (
+    DeskAfter,
+    Preparation,
+    monday_delivered,
+    monday_delivered_without_the_first,
+)
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +199,19 @@ def test_fresh_follows_business_dates_past_their_deadline(
         (evaluation,) = result.get_asset_check_evaluations()
     assert evaluation.passed is (behind == 0)
     assert f"dates past their deadline: {behind}" in (evaluation.description or "")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "folder"),
+    [(monday_delivered, None), (monday_delivered_without_the_first, "/quarantine/class_super/2026-03-02")],
+)
+def test_quarantine_links_its_folder_where_there_is_one(
+    live_desk_after: DeskAfter, prepare: Preparation, folder: str | None
+) -> None:
+    desk = live_desk_after(prepare)
+    event = desk.instance.get_latest_materialization_event(dg.AssetKey(["class_super", "quarantine"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    link = event.asset_materialization.metadata.get("dagster/uri")
+    assert (link is None) == (folder is None)
+    assert link is None or str(link.value).endswith(str(folder))
