@@ -18,13 +18,16 @@ from typing import Any
 
 import dagster as dg
 import sqlalchemy as sa
+from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.schedules import SqliteScheduleStorage
-from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS, create_db_conn_string
 from dagster._core.storage.sqlite_storage import (
     DagsterSqliteStorage,
     _event_logs_directory,
+    _runs_directory,
+    _schedule_directory,
 )
 from dagster._serdes import ConfigurableClassData
 
@@ -93,6 +96,7 @@ class _ScheduleStorage(_CachedConnections, SqliteScheduleStorage):
 class _EventLogStorage(SqliteEventLogStorage):
     def __init__(self, base_dir: str, engines: EngineCache) -> None:
         self.engines = engines
+        self._tables: set[str] = set()
         super().__init__(base_dir)
 
     @contextmanager
@@ -100,10 +104,21 @@ class _EventLogStorage(SqliteEventLogStorage):
         with self._db_lock:
             engine = self.engines.get(self.conn_string_for_shard(shard))
             if shard not in self._initialized_dbs:
-                self._initdb(engine)
+                if schema_versions(Path(self.path_for_shard(shard))) != 1:
+                    self._initdb(engine)
                 self._initialized_dbs.add(shard)
             with engine.begin() as connection:
                 yield connection
+
+    def has_table(self, table_name: str) -> bool:
+        """Return True if the index has the table. Dagster asks before each check's event, and drops no table."""
+        if table_name not in self._tables:
+            # No ``index_connection``: Dagster asks while it holds one.
+            with self.engines.get(self.conn_string_for_shard("index")).connect() as connection:
+                if not sa.inspect(connection).has_table(table_name):
+                    return False
+            self._tables.add(table_name)
+        return True
 
     def wipe(self) -> None:
         self.engines.dispose()  # the files are deleted, so their connections would write to unlinked files
@@ -119,31 +134,49 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _drop_double_versions(folder: Path) -> None:
-    # In homes of releases without the lock. All tables are there; Dagster stamps a file that has no version.
-    for file in (folder / "history/runs.db", folder / "history/runs/index.db", folder / "schedules/schedules.db"):
-        if not file.exists():
-            continue
-        with closing(sqlite3.connect(file, SQLITE_BUSY_TIMEOUT_SECONDS)) as database, database:
-            stamped = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
-            if stamped and database.execute("SELECT count(*) FROM alembic_version").fetchone() > (1,):
-                database.execute("DELETE FROM alembic_version")
+def schema_versions(file: Path) -> int:
+    """Return how many versions of Dagster's schema a database is stamped with: 0 if its tables are not created yet.
+
+    Dagster reads all of its migrations to learn the same, at each opening of each file, and changes a file without a
+    version only.
+    """
+    if not file.exists():
+        return 0
+    with closing(sqlite3.connect(file, SQLITE_BUSY_TIMEOUT_SECONDS)) as database:
+        stamped = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+        return int(database.execute("SELECT count(*) FROM alembic_version").fetchone()[0]) if stamped else 0
+
+
+def _drop_versions(file: Path) -> None:
+    # Of homes of releases without the lock. All tables are there; Dagster stamps a file that has no version.
+    with closing(sqlite3.connect(file, SQLITE_BUSY_TIMEOUT_SECONDS)) as database, database:
+        database.execute("DELETE FROM alembic_version")
 
 
 class LocalStorage(DagsterSqliteStorage):
     """Storage of the local instance. ``base_dir``: its folder; default: DAGSTER_HOME."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        runs, events, schedules = (
+            _runs_directory(base_dir),
+            _event_logs_directory(base_dir),
+            _schedule_directory(base_dir),
+        )
+        files = [Path(runs, "runs.db"), Path(events, "index.db"), Path(schedules, "schedules.db")]
         with _alone(Path(base_dir)):
-            _drop_double_versions(Path(base_dir))
-            super().__init__(base_dir, inst_data)
+            versions = {file: schema_versions(file) for file in files}
+            for file in (file for file in files if versions[file] > 1):
+                _drop_versions(file)
+            if set(versions.values()) == {1}:
+                DagsterStorage.__init__(self)
+                self.base_dir, self._inst_data = base_dir, inst_data
+            else:
+                super().__init__(base_dir, inst_data)  # creates the tables
         self._engines = EngineCache()
-        # Dagster's own constructors have created the tables; only the connections differ.
-        runs, schedules = self._run_storage, self._schedule_storage
-        self._run_storage = _RunStorage(runs._conn_string)
+        self._run_storage = _RunStorage(create_db_conn_string(runs, "runs"))
         self._run_storage.engines = self._engines
-        self._event_log_storage = _EventLogStorage(_event_logs_directory(base_dir), self._engines)
-        self._schedule_storage = _ScheduleStorage(schedules._conn_string)
+        self._event_log_storage = _EventLogStorage(events, self._engines)
+        self._schedule_storage = _ScheduleStorage(create_db_conn_string(schedules, "schedules"))
         self._schedule_storage.engines = self._engines
 
     @classmethod

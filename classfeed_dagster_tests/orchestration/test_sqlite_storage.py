@@ -10,9 +10,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import sqlalchemy as sa
+from alembic.script import ScriptDirectory
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter, job, op
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
@@ -24,6 +26,7 @@ from classfeed_dagster.orchestration.sqlite_storage import EngineCache, LocalSto
 WRITER = """
 import sys
 from pathlib import Path
+from typing import cast
 from dagster import job, op
 from classfeed_dagster.local.dagster_instance import open_instance
 @op
@@ -189,6 +192,23 @@ def test_home_with_two_versions_of_the_schema_opens_again(tmp_path: Path) -> Non
         again = small.execute_in_process(instance=instance).run_id
         assert {run.run_id for run in instance.get_runs()} == {run_id, again}
     assert _versions(tmp_path) == [1, 1, 1]
+
+
+def test_opening_a_home_again_reads_no_migrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_instance(tmp_path) as instance:
+        run_id = small.execute_in_process(instance=instance).run_id
+    monkeypatch.setattr(ScriptDirectory, "from_config", lambda config: pytest.fail("read Dagster's migrations"))
+    with open_instance(tmp_path) as instance:
+        assert instance.event_log_storage.supports_asset_checks
+        assert instance.all_logs(run_id)
+
+
+def test_missing_table_is_looked_for_until_it_is_there(instance: DagsterInstance) -> None:
+    storage = cast("sqlite_storage._EventLogStorage", instance.event_log_storage)
+    assert not storage.has_table("newer")
+    with storage.index_connection() as connection:
+        connection.execute(sa.text("CREATE TABLE newer (id INTEGER)"))
+    assert storage.has_table("newer")
 
 
 def _databases(folder: Path) -> list[Path]:
