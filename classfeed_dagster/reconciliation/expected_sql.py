@@ -40,8 +40,12 @@ class ExpectedRecords(RecordScope):
 
     def rows(self, kind: RecordKind, only: str = "") -> str:
         """Return SQL of a kind's records: columns as text, then evidence. ``only``: SQL condition on portfolios."""
+        return f"{self._scope(only)} {self.rows_of_scope(kind)}"
+
+    def rows_of_scope(self, kind: RecordKind) -> str:
+        """Return the same SQL where the relations of ``scope_relations`` are tables."""
         columns = ", ".join(f"{self._as_text(field.kind, field.name)} AS {field.name}" for _, field in kind.columns)
-        return f"{self._scope(only)} SELECT {columns}, {', '.join(EVIDENCE)} FROM ({self._query(kind)}) q"
+        return f"SELECT {columns}, {', '.join(EVIDENCE)} FROM ({self._query(kind)}) q"
 
     def digests(self, kind: RecordKind) -> str:
         """Return SQL of portfolio number, rows, and two sums of hashes: equal for equal rows in any order."""
@@ -64,10 +68,12 @@ class ExpectedRecords(RecordScope):
 
     def decisions(self, only: str = "") -> str:
         """Return SQL of each portfolio's consent decision: number, change, extract, reference, start of history."""
-        return (
-            f"{self._scope(only)} SELECT portfolio_number, consent, extract, reference, "
-            "CAST(history_from AS VARCHAR) AS history_from FROM scope"
-        )
+        return f"{self._scope(only)} {self.decisions_of_scope()}"
+
+    @staticmethod
+    def decisions_of_scope() -> str:
+        """Return the same SQL where the relations of ``scope_relations`` are tables."""
+        return "SELECT portfolio_number, consent, extract, reference, CAST(history_from AS VARCHAR) AS history_from FROM scope"
 
     # -- the parts of a document -----------------------------------------------------------------------------------
 
@@ -121,6 +127,14 @@ class ExpectedRecords(RecordScope):
         )
 
     def _scope(self, only: str = "") -> str:
+        relations = (f"{name} AS MATERIALIZED ({query})" for name, query in self.scope_relations(only).items())
+        return f"WITH {', '.join(relations)}"
+
+    def scope_relations(self, only: str = "") -> dict[str, str]:
+        """Return SQL by name of what all kinds of record select from; each may use those before it.
+
+        They are the consents, the portfolios in scope with their consent decision, and the securities' codes by date.
+        """
         conditions = [f"p.portfolio_number {only}"] if only else []
         if self.selected:
             operator = "NOT IN" if self.carried.startswith("!") else "IN"
@@ -129,23 +143,25 @@ class ExpectedRecords(RecordScope):
         refreshed = f"WHEN p.portfolio_number IN ({literals(self.in_full)}) THEN 'FULL' " if self.in_full else ""
         at_cutoff = self._active(self.at(self.window_end))
         before = self._active(self.at(self.window_start)) + ("" if self.previous else " AND 1 = 0")
-        return f"""WITH active AS MATERIALIZED ({at_cutoff}), before AS MATERIALIZED ({before}),
-        changed AS MATERIALIZED (SELECT portfolio_id, max(updated_at) AS consent_updated_at FROM {self.schema}.data_sharing_consent
-          WHERE recipient = '{self.recipient}' GROUP BY portfolio_id),
-        scope AS MATERIALIZED (SELECT p.portfolio_id, p.portfolio_number, coalesce(a.reference, b.reference) AS reference, a.history_from,
-          CASE WHEN {_BEGINS} THEN 'NEW' WHEN a.portfolio_id IS NULL THEN 'REMOVED' ELSE 'CURRENT' END AS consent,
-          CASE WHEN {_BEGINS} THEN 'FULL' WHEN a.portfolio_id IS NULL THEN 'NONE' {refreshed}ELSE 'DELTA' END AS extract,
-          p.hin, c.consent_updated_at, p.updated_at AS portfolio_updated_at
-          FROM active a FULL JOIN before b ON a.portfolio_id = b.portfolio_id
-          JOIN {self.schema}.portfolio p ON p.portfolio_id = coalesce(a.portfolio_id, b.portfolio_id)
-          JOIN changed c ON c.portfolio_id = p.portfolio_id {where}),
-        sending AS MATERIALIZED (SELECT * FROM scope WHERE consent <> 'REMOVED'),
-        codes AS MATERIALIZED (
-          SELECT security_id, coalesce(lag(effective_on) OVER (PARTITION BY security_id ORDER BY effective_on), {_FAR_PAST})
-            AS first_on, effective_on AS not_on, old_code AS code, old_name AS name, updated_at FROM {self.schema}.security_code_change
-          UNION ALL SELECT s.security_id, coalesce(max(x.effective_on), {_FAR_PAST}), {_FAR_FUTURE}, s.code, s.name, s.updated_at
-          FROM {self.schema}.security s LEFT JOIN {self.schema}.security_code_change x ON x.security_id = s.security_id
-          GROUP BY s.security_id, s.code, s.name, s.updated_at)"""
+        return {
+            "active": at_cutoff,
+            "before": before,
+            "changed": f"""SELECT portfolio_id, max(updated_at) AS consent_updated_at FROM {self.schema}.data_sharing_consent
+              WHERE recipient = '{self.recipient}' GROUP BY portfolio_id""",
+            "scope": f"""SELECT p.portfolio_id, p.portfolio_number, coalesce(a.reference, b.reference) AS reference, a.history_from,
+              CASE WHEN {_BEGINS} THEN 'NEW' WHEN a.portfolio_id IS NULL THEN 'REMOVED' ELSE 'CURRENT' END AS consent,
+              CASE WHEN {_BEGINS} THEN 'FULL' WHEN a.portfolio_id IS NULL THEN 'NONE' {refreshed}ELSE 'DELTA' END AS extract,
+              p.hin, c.consent_updated_at, p.updated_at AS portfolio_updated_at
+              FROM active a FULL JOIN before b ON a.portfolio_id = b.portfolio_id
+              JOIN {self.schema}.portfolio p ON p.portfolio_id = coalesce(a.portfolio_id, b.portfolio_id)
+              JOIN changed c ON c.portfolio_id = p.portfolio_id {where}""",
+            "sending": "SELECT * FROM scope WHERE consent <> 'REMOVED'",
+            "codes": f"""SELECT security_id, coalesce(lag(effective_on) OVER (PARTITION BY security_id ORDER BY effective_on), {_FAR_PAST})
+                AS first_on, effective_on AS not_on, old_code AS code, old_name AS name, updated_at FROM {self.schema}.security_code_change
+              UNION ALL SELECT s.security_id, coalesce(max(x.effective_on), {_FAR_PAST}), {_FAR_FUTURE}, s.code, s.name, s.updated_at
+              FROM {self.schema}.security s LEFT JOIN {self.schema}.security_code_change x ON x.security_id = s.security_id
+              GROUP BY s.security_id, s.code, s.name, s.updated_at""",
+        }
 
     def _accounts(self) -> str:
         shown = ("portfolio_name", "entity_type", "abn", "hin", "status", "opened_on", "closed_on")

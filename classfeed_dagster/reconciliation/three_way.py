@@ -147,13 +147,15 @@ class Workbench:
             other = "<>" if snapshot_id == last else "="
             only = f"{'NOT ' * (snapshot_id == last)}IN (SELECT portfolio_number FROM latest WHERE snapshot_id {other} '{snapshot_id}')"
             landed = replace(expected, audience=landing.audience)
+            for name, query in landed.scope_relations(only).items():
+                self.db.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {query}")
             for kind in self._delivered.layout.kinds:
-                self.db.execute(f"INSERT INTO landing_{kind.name} {landed.rows(kind, only)}")
+                self.db.execute(f"INSERT INTO landing_{kind.name} {landed.rows_of_scope(kind)}")
                 as_sent = self._masked(kind, f"landing_{kind.name}")
                 if as_sent is not None:
                     self.db.execute(f"CREATE OR REPLACE TABLE landing_{kind.name} AS SELECT * FROM {as_sent}")
             self.db.execute(f"INSERT INTO landing_consents {expected.consents(only)}")
-            self.db.execute(f"INSERT INTO landing_decisions {expected.decisions(only)}")
+            self.db.execute(f"INSERT INTO landing_decisions {landed.decisions_of_scope()}")
         in_order = ", ".join(f"'{snapshot_id}'" for snapshot_id in sorted(unreadable)) or "''"
         self.db.execute(
             f"CREATE TABLE unlanded AS SELECT portfolio_number FROM latest WHERE snapshot_id IN ({in_order})"
