@@ -78,7 +78,7 @@ def _example(path: str) -> Iterator[str]:
     name = path.removeprefix("classfeed ").replace(" ", "-")
     example = EXAMPLES / f"{name}.txt"
     output = example.read_text().rstrip() if example.exists() else f"make {name}"
-    if output in (ROOT / "README.md").read_text():
+    if f"$ {path} " in (readme := (ROOT / "README.md").read_text()) or output in readme:
         yield "Output: [README](../README.md#everyday-tasks)."
         yield ""
     elif example.exists():

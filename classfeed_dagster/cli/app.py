@@ -108,9 +108,8 @@ def run(
 ) -> None:
     """Deliver one business date of one feed, or a range, through the same Dagster job as the UI.
 
-    Safe at any time, twice, or at once with another: what was delivered is never delivered again. With
-    `--fresh-snapshot`, portfolios whose content changed since are re-issued, and only those. A range stops at the
-    first date that cannot be delivered.
+    Safe at any time, also at once with another: delivered content is never delivered again. With `--fresh-snapshot`,
+    only portfolios whose content changed since are re-issued. A range stops at the first date that cannot be delivered.
     """
     from classfeed_dagster.runtime import Runtime
 

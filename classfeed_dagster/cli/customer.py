@@ -41,8 +41,8 @@ def customer(
 ) -> None:
     """Show one customer's consents, deliveries, holds and next delivery, and why a date has no data.
 
-    From the delivered ledger and bigsite's consents. The answers are in words for the customer. The page is the record
-    of disclosures for an access request or a privacy officer.
+    From the delivered ledger and bigsite's consents, in words for the customer. The page is the record of disclosures
+    for an access request.
     """
     from classfeed_dagster.runtime import Runtime, utc_now
 

@@ -266,8 +266,8 @@ def verify(
 ) -> None:
     """Check deliveries on their own: schema, control totals, hashes, and the chain of manifests.
 
-    With paths, the files are enough: no database, no store, no Dagster. Without, every delivery of the configured
-    store is walked from the first to the last. Exit code 3 if something is wrong.
+    With paths, the files are enough. Without, every delivery of the configured store is checked. Exit code 3 if
+    something is wrong.
     """
     from classfeed_dagster.runtime import Runtime
 
@@ -340,8 +340,8 @@ def approve_removals(
 ) -> None:
     """Approve an unusually large number of consent removals for one date: exactly these removals, and no others.
 
-    The consent_roll check stops a date on which too many portfolios were removed at once. Check that these customers
-    really left before approving; then run the date again.
+    For a date that the check consent_roll stopped. First check that these customers really left; afterwards run the
+    date again.
     """
     import getpass
 
@@ -388,8 +388,8 @@ def approve_removals(
 def parity(date: Date, feed: FeedName = "class_trade", as_json: output.JsonOption = False) -> None:
     """Compare a business date of a feed with the old app's files for it, and show the running score.
 
-    The old app's files are under `legacy/FEED/DATE/` in the object store. Exit code 3 if a difference is not
-    explained, 4 if one of the two sides is not there yet.
+    The old app's files are under `legacy/FEED/DATE/` in the object store. Exit code 3 for an unexplained difference, 4
+    if a side is missing.
     """
     from classfeed_dagster.runtime import Runtime
 

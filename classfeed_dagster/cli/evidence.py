@@ -33,8 +33,8 @@ def evidence(
 ) -> None:
     """Show an auditor what was delivered in a range of dates, under which checks, and who intervened.
 
-    Chain, verdicts, consents, reconciliation, receipts, acknowledgements, approvals, re-runs and refreshes of each
-    date. Exit code 3 if a date has a gap. ``classfeed audit D1..D2`` is the same.
+    Each date's chain, verdicts, consents, reconciliation, receipts, acknowledgements, approvals, re-runs and refreshes.
+    Exit code 3 if a date has a gap. ``classfeed audit D1..D2`` is the same.
     """
     show_evidence(since.date(), until.date(), feed, as_json=as_json)
 

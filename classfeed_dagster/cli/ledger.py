@@ -31,8 +31,8 @@ def register(app: typer.Typer) -> None:
 def rebuild(feed: FeedName = DEFAULT_FEED) -> None:
     """Rebuild a feed's ledger from its documents and landings, for deliveries from before the ledger.
 
-    Deliveries that have a ledger are rebuilt as well and must be equal. Safe to repeat. Exit code 3 if a
-    document, a landing or a ledger file contradicts the others.
+    Existing ledgers are rebuilt as well and must be equal. Safe to repeat. Exit code 3 if a document, a landing or a
+    ledger file contradicts the others.
     """
     from classfeed_dagster.runtime import Runtime
 
@@ -62,7 +62,7 @@ def audit(
 ) -> None:
     """Add up every record that a feed sent and compare each date's stored positions with the sums.
 
-    Exit code 3 if a position differs. With dates, show the evidence of these dates instead, as ``evidence`` does.
+    Exit code 3 if a position differs. With dates, show their evidence instead, as ``evidence`` does.
     """
     if dates is not None:
         show_evidence(*date_range(dates), feed, as_json=as_json)

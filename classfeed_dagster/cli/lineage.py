@@ -39,8 +39,8 @@ def lineage(
 ) -> None:
     """Show the source of each column, as the assets declare it and the Dagster UI shows it: `asset.column <- ...`.
 
-    Needs neither bigsite nor the object store. With `--openlineage`, every asset is one JobEvent with its schema, tags
-    and column lineage, for a catalogue: `classfeed lineage --openlineage > lineage.ndjson`.
+    Needs neither bigsite nor the object store. `--openlineage` prints one JobEvent per asset with its schema, tags and
+    column lineage, for a catalogue. `--page FILE` writes the data dictionary.
     """
     require_written(column)
     from classfeed_dagster.orchestration.definitions import build_definitions

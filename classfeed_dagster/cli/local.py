@@ -55,8 +55,8 @@ def demo(
 ) -> None:
     """Set up everything on embedded services, run some business days, and show deliveries, checks and proofs.
 
-    Invents customers (up to two of them with planted faults), then runs the real Dagster job for each day. A second
-    demo delivers nothing twice and keeps the dates. Equal dates, seed and number of portfolios give equal documents.
+    Customers are invented, up to two with planted faults. A second demo delivers nothing twice and keeps the dates.
+    Equal dates, seed and number of portfolios give equal documents.
     """
     _choose_first_date(start.date() if start else None, days)
     rehearsal = _rehearse("demo", None, portfolios, days, seed, faulty=True)
@@ -147,8 +147,7 @@ def replay(
 ) -> None:
     """Run business days through the real Dagster jobs, on real prices if a market file is given, and prove the outcome.
 
-    On the last day, each portfolio's delivered movements must sum to its holdings and balances, and to the customers'
-    own books.
+    On the last day, delivered movements must sum to holdings, balances and the customers' own books.
     """
     rehearsal = _rehearse("replay", market, portfolios, days, seed, faulty=False)
     _print_rehearsal(rehearsal)

@@ -118,7 +118,7 @@ def worker(
 ) -> None:
     """Run a Celery worker, which executes steps of other machines' runs, until Ctrl-C. See docs/workers.md.
 
-    It needs the broker, bigsite, the object store and Dagster's database, and disk for temporary files only.
+    It needs the broker, bigsite, the object store and Dagster's database.
     """
     from classfeed_dagster.orchestration.celery_executor import QUEUE, application
     from classfeed_dagster.settings import get_settings

@@ -27,8 +27,7 @@ def owner(
 ) -> None:
     """Show the owner's numbers of a month against their targets. Needs only the object store.
 
-    Toil, punctuality, cost of a date, build and deployment, tickets and tests, from what `owner_report` and the
-    pipelines have recorded.
+    The numbers are those that the job `owner_report` and the pipelines have recorded.
     """
     from classfeed_dagster.runtime import Runtime, utc_now
 

@@ -32,7 +32,7 @@ def reconcile(
 ) -> None:
     """Reconcile a delivered date: files against landing and bigsite, then the data team; load the warehouse.
 
-    The same steps as the Dagster job, in this process. Exit code 3 if the files disagree with the source.
+    The Dagster job's steps, in this process. Exit code 3 if the files disagree with the source.
     """
     from classfeed_dagster.runtime import Runtime
 

@@ -49,8 +49,7 @@ def diff(
 ) -> None:
     """Show differences of bigsite's schema between two days, or from another environment's (`--with`).
 
-    Tables, columns, types, keys, indexes, vocabularies. For a day without a stored schema, the last one before it is
-    used; the schema asset stores one every day. With another environment: exit code 3 if they differ.
+    A day without a stored schema has the last one before it. With another environment: exit code 3 if they differ.
     """
     from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.source_contract.schema_history import (
@@ -115,7 +114,7 @@ def _difference(difference: SchemaDifference) -> dict[str, str]:
 def check(as_json: output.JsonOption = False) -> None:
     """Compare bigsite's current schema with its contract. Reads catalogues and coded columns; writes nothing.
 
-    Exit code 3 if a difference is blocking: then nothing would be extracted.
+    Exit code 3 if a difference is blocking.
     """
     from rich.markdown import Markdown
 
@@ -150,7 +149,7 @@ def adopt(
 ) -> None:
     """Lock bigsite's contract in the working copy, after its version states the kind of change.
 
-    Major: a change to something that a feed reads. Minor: an addition or a weaker rule. Patch: wording.
+    The kinds are in docs/schema-drift.md.
     """
     from classfeed_dagster.feeds.column_exports import column_exports
     from classfeed_dagster.source_contract.contract_lock import adopt as lock_contract

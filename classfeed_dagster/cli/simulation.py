@@ -34,8 +34,8 @@ def simulate(
 ) -> None:
     """Simulate more business days of invented customers in this environment's bigsite.
 
-    A database without simulated customers gets them first (CLASSFEED_SIMULATION_…). Production, and any database that
-    looks like it, is refused before connecting.
+    A database without simulated customers gets them first. Production, and any database that looks like it, is refused
+    before connecting.
     """
     from classfeed_dagster import trading_days
     from classfeed_dagster.runtime import Runtime

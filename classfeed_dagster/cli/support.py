@@ -39,7 +39,7 @@ def rerun(
 ) -> None:
     """Run a business date again, for the support group. Group, state and budget are checked.
 
-    Safe at any time: what was delivered is never delivered again. No other option of a run can be chosen here.
+    Delivered content is never delivered again.
     """
     from classfeed_dagster.runtime import Runtime, utc_now
     from classfeed_dagster.support import reruns

@@ -76,9 +76,8 @@ def trace(
 ) -> None:
     """Trace a number to bigsite's rows: `trace T1042`, `trace SW123 ASX:BHP --date D`, `trace SW123 CASH:AUD --date D`.
 
-    A transaction is traced to its source row, a holding or cash balance to the end-of-day row and its ledger rows. The
-    trace has landed file, documents, lines, revisions, held-back dates, reconciliations and the number at each place.
-    If several accounts have the currency, give the cash_account_id. Exit code 3 if bigsite has no such row.
+    A holding or cash balance is traced to the end-of-day row and its ledger rows. If several accounts have the
+    currency, give the cash_account_id. Exit code 3 if bigsite has no such row.
     """
     from classfeed_dagster.runtime import Runtime
 
