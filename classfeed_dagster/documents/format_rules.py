@@ -30,7 +30,7 @@ class UndeclaredRuleError(CodeFaultError):
 
 
 _CORRECT = "correct the value in bigsite."
-_AGREE = "agree with the recipient on the value's meaning, then extend mapping and contract."
+_AGREE = "agree the value's meaning with the recipient, then extend mapping and contract."
 
 
 EPI_RULES: tuple[FormatRule, ...] = (
@@ -60,13 +60,13 @@ EPI_RULES: tuple[FormatRule, ...] = (
         EPI,
         "Numbers fit their element",
         "The schema's pattern limits their digits.",
-        "the figure in bigsite is very likely wrong; correct it.",
+        "very likely wrong: correct the figure in bigsite.",
     ),
     FormatRule(
         "unwritable_character",
         EPI,
         "Text has only characters of XML 1.0",
-        "XML cannot hold control characters, not even as references. The finding gives code point and place.",
+        "XML cannot hold control characters. The finding gives code point and place.",
         "remove the character in bigsite.",
     ),
     FormatRule(
@@ -102,21 +102,21 @@ EPI_RULES: tuple[FormatRule, ...] = (
         EPI,
         "A portfolio has one account record",
         "In each document.",
-        "look for two portfolios with the same number in bigsite and correct one of them.",
+        "correct one of the two portfolios with the same number in bigsite.",
     ),
     FormatRule(
         "no_account",
         EPI,
         "Records belong to a portfolio with an account record",
         "The account record is sent and not REMOVED.",
-        "compare the portfolio's rows in bigsite. If they are right, report a fault of the exporter to its owners.",
+        "compare the portfolio's rows in bigsite. If they are right, report a fault of the exporter.",
     ),
     FormatRule(
         "sum_too_long",
         EPI,
         "The portfolio's sums fit a control total",
         "These are sums by currency and of units.",
-        "a figure in bigsite is very likely wrong; correct it.",
+        "very likely wrong: correct the figure in bigsite.",
     ),
 )
 _BY_NAME = {rule.name: rule for rule in EPI_RULES}

@@ -72,16 +72,15 @@ def _warning(domain: str, check: Check, title: str, condition: str, remedy: str)
 
 _READABLE = "No value is NaN, infinite or a year beyond 9999."
 _FREE_TEXT = (
-    "No {} contains a tax file number, payment card number or e-mail address. Documents have them masked. With "
+    "No {} contains a tax file number, card number or e-mail address. Documents have them masked; with "
     "`CLASSFEED_FREE_TEXT=hold-back` the portfolio is held back."
 )
 _CORRECT = "correct the value named in the reason in bigsite."
 _NEW_VALUE = "agree the new value's meaning with the recipient, then extend the contract."
 _CODE = (
-    "The code on the {} date is 1 to 12 capitals, digits or full stops. The exchange has letters, digits, full stops, "
-    "hyphens, underscores and colons."
+    "The code on the {} date is 1 to 12 capitals, digits or full stops; the exchange has letters, digits and `.-_:`."
 )
-_SECURITY_ISIN = "Two letters, nine letters or digits, a digit. The document leaves out any other text."
+_SECURITY_ISIN = "Two letters, nine letters or digits, a digit. Other text is left out."
 
 RULES: tuple[DataRule, ...] = (
     _quarantine(
@@ -109,7 +108,7 @@ RULES: tuple[DataRule, ...] = (
         "account_details",
         breaches.hin_shape,
         "HIN is X and ten digits",
-        "The recipient and the registries match holdings by HIN.",
+        "Registries match holdings by HIN.",
         "have client services correct the HIN in bigsite.",
     ),
     _quarantine(
@@ -123,7 +122,7 @@ RULES: tuple[DataRule, ...] = (
         "account_details",
         breaches.bsb_shape,
         "BSB is NNN-NNN",
-        "The recipient matches cash accounts by BSB and number, and rejects another shape.",
+        "The recipient rejects another shape.",
         "have client services correct the BSB in bigsite.",
     ),
     _quarantine(
@@ -137,7 +136,7 @@ RULES: tuple[DataRule, ...] = (
         "account_details",
         breaches.shared_account_number,
         "A BSB and number belong to one cash account",
-        "Every portfolio with an open cash account of the same BSB, number and currency is held back and named.",
+        "Every open account of the same BSB, number and currency is held back and named.",
         "have client services find its owner and correct the others in bigsite.",
     ),
     _warning(
@@ -151,7 +150,7 @@ RULES: tuple[DataRule, ...] = (
         "account_details",
         breaches.ambiguous_cash_account,
         "Cash accounts are distinguishable",
-        "No two cash accounts of a portfolio have the same number and currency.",
+        "No two of a portfolio have the same number and currency.",
         "find the real account and correct the other one in bigsite.",
     ),
     _warning(
@@ -174,7 +173,7 @@ RULES: tuple[DataRule, ...] = (
         "Cash ledger sums to the balance",
         "It counts transactions dated by the business date and recorded by the end-of-day run. A closed or unopened "
         "account sums to zero.",
-        "compare cash_balance_eod with cash_transaction; bigsite's team corrects the wrong one.",
+        "bigsite's team compares cash_balance_eod with cash_transaction and corrects the wrong one.",
     ),
     _warning(
         "investment_holdings",
@@ -202,14 +201,14 @@ RULES: tuple[DataRule, ...] = (
         breaches.units_ledger,
         "Units ledger sums to the holding",
         "It counts trades and security movements dated by the business date and recorded by the end-of-day run.",
-        "compare holding_eod with trade and security_movement; bigsite's team corrects the wrong one.",
+        "bigsite's team compares holding_eod with trade and security_movement and corrects the wrong one.",
     ),
     _quarantine(
         "investment_holdings",
         breaches.holding_too_large,
         "Figures of a holding fit the document",
         "Units x price and settled units have few enough digits.",
-        "units or price are very likely wrong; correct them in bigsite.",
+        "very likely wrong: correct units or price in bigsite.",
     ),
     _quarantine(
         "investment_holdings",
@@ -236,7 +235,7 @@ RULES: tuple[DataRule, ...] = (
         "investment_holdings",
         breaches.isin_check_digit,
         "ISIN passes its check digit",
-        "The recipient identifies securities by exchange and code; a wrong ISIN misleads people.",
+        "The recipient identifies securities by exchange and code.",
         "have the ISIN corrected in bigsite's security table.",
     ),
     _warning(
@@ -299,9 +298,9 @@ RULES: tuple[DataRule, ...] = (
         "movement_transactions",
         breaches.inexact_reversal,
         "A reversal undoes exactly its original",
-        "Its units and amounts are the opposite, on the same security and account, and it never names itself. A "
-        "reversal that was reversed since is no breach.",
-        "have the wrong reversal reversed in bigsite and a right one entered. Ledgers are append-only.",
+        "Its units and amounts are the opposite, on the same security and account. A reversal that was reversed since "
+        "is no breach.",
+        "have the wrong reversal reversed in bigsite and a right one entered.",
     ),
     _quarantine(
         "movement_transactions",
@@ -314,14 +313,14 @@ RULES: tuple[DataRule, ...] = (
         "movement_transactions",
         breaches.foreign_relation,
         "A cash movement names causes of its own portfolio",
-        "The causing trade or income belongs to the same portfolio.",
+        "The causing trade or income is not of another portfolio.",
         "have the cash movement reversed in bigsite and entered on the right account.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.cash_currency,
         "Cash is in its account's currency",
-        "An amount in another currency would be added to the wrong balance.",
+        "Another currency would be added to the wrong balance.",
         "have the row reversed in bigsite and entered on the right account.",
     ),
     _quarantine(
@@ -329,21 +328,21 @@ RULES: tuple[DataRule, ...] = (
         breaches.opening_too_large,
         "Openings fit the document",
         "Balances before the shared history have few enough digits.",
-        "the ledger's figures are very likely wrong; correct them in bigsite.",
+        "very likely wrong: correct the ledger's figures in bigsite.",
     ),
     _warning(
         "movement_transactions",
         breaches.price_times_units,
         "Consideration agrees with units x price",
         "They differ by the rounding of the printed price at most.",
-        "compare with the contract note. Several fills may have been averaged, or a figure is wrong.",
+        "compare with the contract note: fills were averaged, or a figure is wrong.",
     ),
     _warning(
         "movement_transactions",
         breaches.settlement_date,
         "ASX trades settle on T+2",
         "The stated date is sent in any case.",
-        "compare with the contract note. CHESS may have moved a settlement day, or the date is wrong.",
+        "compare with the contract note: CHESS moved a settlement day, or the date is wrong.",
     ),
 )
 
@@ -366,8 +365,8 @@ class LedgerRule:
 NUMBER_CHANGED = LedgerRule(
     "number_changed",
     "Portfolio and account numbers keep their owner",
-    "A number that is new, reused or swapped since the last delivery holds the portfolio back: the recipient knows "
-    "portfolios and cash accounts by it.",
+    "The recipient knows portfolios and cash accounts by their number. None is new, reused or swapped since the last "
+    "delivery.",
     "have the number restored in bigsite, or agree with the recipient how the history moves.",
 )
 DELIVERED_BALANCE = LedgerRule(
@@ -376,17 +375,16 @@ DELIVERED_BALANCE = LedgerRule(
     "Per security and cash account, records sent and dated by the business date equal the units or balance stated, "
     "less what bigsite recorded after the cut-off. The finding has the difference and sent records of that size.",
     "look in bigsite for a row that changed, vanished or appeared behind a closed window. Have it corrected by a new "
-    "row, or the end of day rewritten. A row recorded in the last 35 days (`CLASSFEED_LATE_ROW_DAYS`) is sent "
-    "automatically. For a row dated before the shared history, run the date of its `recorded_at` with "
-    "`--fresh-snapshot`. `classfeed audit` checks the stored positions.",
+    "row, or the end of day rewritten. A row of the last `CLASSFEED_LATE_ROW_DAYS` is sent automatically. For a row "
+    "dated before the shared history, run the date of its `recorded_at` with `--fresh-snapshot`. `classfeed audit` "
+    "checks the stored positions.",
 )
 ID_SENT_BEFORE = LedgerRule(
     "id_sent_before",
     "A TransactionId is sent for one row alone",
-    "Checked for `CLASSFEED_LATE_ROW_DAYS`. The recipient would take the new row for the old one, or one "
-    "customer's for another's.",
-    "bigsite was probably restored from an older backup and gives ids a second time. Have its sequences set beyond "
-    "every id that was sent, and the rows entered again.",
+    "Checked for `CLASSFEED_LATE_ROW_DAYS`. The recipient would take the new row for the old one.",
+    "bigsite was probably restored from an older backup. Have its sequences set beyond every id that was sent, and the "
+    "rows entered again.",
 )
 # Rules that need the delivered ledger. They are evaluated for each feed; see feed_run.ledger_view.
 LEDGER_RULES: tuple[LedgerRule, ...] = (NUMBER_CHANGED, DELIVERED_BALANCE, ID_SENT_BEFORE)

@@ -52,13 +52,13 @@ _EXIT_CODES: Mapping[Outcome, ExitCode] = {
 }
 _GUIDES: Mapping[Outcome, str] = {
     Outcome.DELIVERED: (
-        "All due portfolios are delivered. Portfolios held back are named with a reason in `classfeed status --date "
-        "D` and in the quarantine asset. They are delivered automatically once bigsite is corrected."
+        "All due portfolios are delivered. `classfeed status --date D` and the quarantine asset name those held back, "
+        "with a reason. They are delivered automatically once bigsite is corrected."
     ),
     Outcome.NOTHING_TO_DO: ("The content was delivered before, or the feed is off. No action."),
     Outcome.STOPPED_BY_CHECKS: (
-        "A blocking check failed, or its verdict is missing. Nothing was delivered. The run's page names the check: "
-        "open its section below. The date is retried once the source or the code changes."
+        "A blocking check failed, or its verdict is missing. Nothing was delivered. Open the section of the check that "
+        "the run's page names. The date is retried once the source or the code changes."
     ),
     Outcome.STOPPED: (
         "Stored data is missing, damaged or contradicts the chain of manifests. Nothing was delivered. Restore the "
@@ -67,17 +67,13 @@ _GUIDES: Mapping[Outcome, str] = {
         "run, or the recipient gets the date twice."
     ),
     Outcome.SOURCE_NOT_READY: (
-        "bigsite's end of day for the date is missing or incomplete. Nothing was landed. Repair checks every ten "
-        "minutes. Ask bigsite's team when the job will finish. If the deadline is at risk, notify the recipient."
+        "bigsite's end of day for the date is missing or incomplete. Repair checks every ten minutes. Ask bigsite's "
+        "team when the job will finish. If the deadline is at risk, notify the recipient."
     ),
-    Outcome.UNAVAILABLE: (
-        "bigsite, the object store or another service did not answer. Repair retries with growing pauses. Check the "
-        "service that the message names."
-    ),
+    Outcome.UNAVAILABLE: ("Repair retries with growing pauses. Check the service that the message names."),
     Outcome.FAILED: (
-        "Any other error. The message states what is wrong and how to fix it. After an error such as `run the "
-        "consented portfolios first`, run the whole job: a step ran without those before it. A date whose earlier "
-        "date is undelivered is refused. Deliver the earlier one first."
+        "Any other error. The message states what is wrong and how to fix it. After `run the consented portfolios "
+        "first` or a similar error, run the whole job. If an earlier date is undelivered, deliver it first."
     ),
 }
 # Errors by which a check or a rule stops a run.

@@ -75,7 +75,7 @@ def schema_asset(exports: Callable[[], Exports]) -> dg.AssetsDefinition:
                 "with an error: nothing is extracted; the message names each column and the document elements made "
                 "from it. Ask bigsite's team whether the change is intended. If not, they restore it and the waiting "
                 "dates run. If so, change the contract, `bigsite/tables.py` and the SQL together. Never lower a "
-                "severity to get a morning through. With a warning: extraction continues. Ask which values to expect. "
+                "severity for a morning. With a warning: extraction continues. Ask which values to expect. "
                 f"{runbook('schema_drift')}",
             ),
             dg.AssetCheckSpec(

@@ -59,9 +59,8 @@ def consent_check(
         partitions_def=partitions,
         description="Previous portfolios + new - removed = current, and no more than `CLASSFEED_MAX_REMOVED_SHARE` are "
         "removed at once. If it fails: a wrong sum is a fault in the code, so call the owners. For many removals, ask "
-        "client services whether these customers left. If so, approve exactly these removals with `classfeed "
-        "approve-removals --date D --reason R` and run the date again. If not, bigsite's team corrects the consents; "
-        "run the date with a fresh snapshot. "
+        "client services whether these customers left. If so, run `classfeed approve-removals --date D --reason R` and "
+        "the date again. If not, bigsite's team corrects the consents; run the date with a fresh snapshot. "
         f"{runbook('consent_roll')}",
     )
     def consent_roll(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
@@ -103,8 +102,8 @@ def _held_back_share(feed_context: FeedContext) -> dg.AssetChecksDefinition:
         blocking=True,
         partitions_def=feed_context.partitions,
         description="At most `CLASSFEED_MAX_HELD_BACK_SHARE` of the portfolios (1 %) break a rule. If it fails: one "
-        "common fault is likely. See which rule is broken most often, and whether bigsite's end of day completed. Once "
-        "it is corrected, the date runs again. Do not raise the limit to get a morning through. "
+        "common fault is likely. See which rule is broken most often, and whether bigsite's end of day completed. "
+        "After the correction the date runs again. Do not raise the limit. "
         f"{runbook('held_back_share')}",
     )
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
