@@ -115,6 +115,19 @@ def _names(verdict: planted.Verdict) -> str:
     return ", ".join(edit.name for edit in (*verdict.faults, *verdict.innocent))
 
 
+def _by_fault(tried: Counter[tuple[str, str]], rightly: Counter[tuple[str, str]]) -> Iterator[str]:
+    yield "| fault | planted in |"
+    yield "|---|---|"
+    for fault in dict.fromkeys(name for name, _ in tried):
+        counts = {places: count for (name, places), count in tried.items() if name == fault}
+        right = {places: rightly[fault, places] for places in counts}
+        cases = (
+            f"{places}: {count if right[places] == count else f'{right[places]} of {count}'}"
+            for places, count in counts.items()
+        )
+        yield f"| {fault} | {'; '.join(cases)} |"
+
+
 def page(judged: Sequence[planted.Verdict], seed: int, seconds: float, day: dt.date) -> str:
     """Return the results as a page of the docs."""
     harmful = [case for case in judged if case.faults]
@@ -136,18 +149,15 @@ def page(judged: Sequence[planted.Verdict], seed: int, seconds: float, day: dt.d
             "",
             "A BSB, an account number or a recipient reference that landing and page have alike is an error if the "
             "delivery's own ledger has another one, even if its row was updated after the snapshot. Another status, name, "
-            "price or cost base is not decidable in that case, and therefore not planted. The ledger does not have them, "
-            "landings have no `updated_at` of their rows, and bigsite keeps only the last one. A value that neither the "
-            "delivery before and after nor bigsite today has may have been set before the snapshot and changed again "
-            "after it. Deliveries without a ledger (older releases) have no evidence of the identity either.",
+            "price or cost base is not decidable in that case, and therefore not planted: no record shows whether it was "
+            "set before the snapshot and changed again after it. Deliveries without a ledger (older releases) have no "
+            "evidence of the identity either.",
             "",
-            "| fault | planted in | cases | found |",
-            "|---|---|---:|---:|",
-            *(f"| {name} | {places} | {count} | {rightly[name, places]} |" for (name, places), count in tried.items()),
+            "Cases by fault and by where it was planted; *n of m* if not all were found:",
             "",
-            "| innocent edit | cases |",
-            "|---|---:|",
-            *(f"| {name} | {count} |" for name, count in sorted(edits.items())),
+            *_by_fault(tried, rightly),
+            "",
+            f"Innocent edits: {'; '.join(f'{name} {count}' for name, count in sorted(edits.items()))}.",
             "",
             *(("Judged wrongly:", "", *wrong, "") if wrong else ()),
         )
