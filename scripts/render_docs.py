@@ -54,7 +54,9 @@ def commands() -> Iterator[str]:
         yield "\n".join(line.strip() for line in (command.help or "").strip().splitlines())
         yield ""
         options = [
-            f"`{entry.opts[0]}`" for entry in command.params if entry.param_type_name == "option" and not entry.hidden
+            f"`{entry.opts[0]}`"
+            for entry in command.params
+            if entry.param_type_name == "option" and not entry.hidden and entry.opts[0] != "--json"
         ]
         if options:
             yield f"Options: {', '.join(options)}."
