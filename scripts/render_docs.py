@@ -161,10 +161,11 @@ def _rules(declared: Iterable[tuple[str, str, str, str]]) -> Iterator[str]:
     first: dict[tuple[str, str], str] = {}
     for name, title, condition, remedy in sorted(declared):
         heading = name.replace("_", "-")
-        same = first.setdefault((condition, remedy), heading)
+        same = first.setdefault((condition, remedy), heading) if condition else heading
         yield f"### {heading}"
         yield ""
-        text = f"{condition} {remedy[0].upper()}{remedy[1:]}" if same == heading else f"See [{same}](#{same})."
+        action = f"{condition} {remedy[0].upper()}{remedy[1:]}".strip()
+        text = action if same == heading else f"See [{same}](#{same})."
         yield f"**{title}.** {text}"
         yield ""
 

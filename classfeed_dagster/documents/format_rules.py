@@ -16,7 +16,7 @@ EPI = "EPIDataResponse"
 
 @dataclass(frozen=True, slots=True)
 class FormatRule:
-    """One rule of one document format: a title, the condition and the remedy."""
+    """One rule of one document format: a title, a condition that adds to it (or none) and the remedy."""
 
     name: str
     document_format: str
@@ -38,7 +38,7 @@ EPI_RULES: tuple[FormatRule, ...] = (
         "missing_value",
         EPI,
         "Required elements have a value",
-        "The finding names the element that the schema requires.",
+        "The finding names the element.",
         _CORRECT,
     ),
     FormatRule(
@@ -52,14 +52,14 @@ EPI_RULES: tuple[FormatRule, ...] = (
         "date_out_of_range",
         EPI,
         "Dates lie in the years 0001 to 9999",
-        "XML Schema has no other dates.",
+        "",
         _CORRECT,
     ),
     FormatRule(
         "too_many_digits",
         EPI,
         "Numbers fit their element",
-        "The schema's pattern limits their digits.",
+        "",
         "very likely wrong: correct the figure in bigsite.",
     ),
     FormatRule(
@@ -80,28 +80,28 @@ EPI_RULES: tuple[FormatRule, ...] = (
         "unknown_value",
         EPI,
         "Coded values are in the schema's vocabulary",
-        "The schema lists the values of each coded element.",
+        "",
         _AGREE,
     ),
     FormatRule(
         "too_long",
         EPI,
         "Text is not longer than its element",
-        "Text is never truncated.",
+        "",
         "shorten the value in bigsite.",
     ),
     FormatRule(
         "too_short",
         EPI,
         "Required text is not empty",
-        "The schema states a minimum length.",
+        "",
         _CORRECT,
     ),
     FormatRule(
         "two_accounts",
         EPI,
         "A portfolio has one account record",
-        "In each document.",
+        "",
         "correct one of the two portfolios with the same number in bigsite.",
     ),
     FormatRule(

@@ -37,7 +37,10 @@ class RuleSeverity(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DataRule:
-    """One rule over the frames of one domain. ``breaches`` returns portfolio_number, subject, detail."""
+    """One rule over the frames of one domain. ``breaches`` returns portfolio_number, subject, detail.
+
+    The condition adds to the title; it is empty if the title states all.
+    """
 
     name: str
     domain: str
@@ -49,8 +52,8 @@ class DataRule:
 
     @property
     def description(self) -> str:
-        """Condition, remedy and effect, for the check in the UI."""
-        return f"{self.condition} If it fails: {self.remedy} {_EFFECTS[self.severity]}"
+        """Title, condition, remedy and effect, for the check in the UI."""
+        return _description(self.title, self.condition, self.remedy, self.severity)
 
 
 _EFFECTS = {
@@ -60,6 +63,11 @@ _EFFECTS = {
     ),
     RuleSeverity.WARNING: "It is a warning: nothing is held back.",
 }
+
+
+def _description(title: str, condition: str, remedy: str, severity: RuleSeverity) -> str:
+    detail = f" {condition}" if condition else ""
+    return f"{title}.{detail} If it fails: {remedy} {_EFFECTS[severity]}"
 
 
 def _quarantine(domain: str, check: Check, title: str, condition: str, remedy: str) -> DataRule:
@@ -108,21 +116,21 @@ RULES: tuple[DataRule, ...] = (
         "account_details",
         breaches.hin_shape,
         "HIN is X and ten digits",
-        "Registries match holdings by HIN.",
+        "",
         "have client services correct the HIN in bigsite.",
     ),
     _quarantine(
         "account_details",
         breaches.abn_check_digits,
         "ABN passes its check digits",
-        "The recipient files a fund under its ABN.",
+        "",
         "have client services correct the ABN in bigsite.",
     ),
     _quarantine(
         "account_details",
         breaches.bsb_shape,
         "BSB is NNN-NNN",
-        "The recipient rejects another shape.",
+        "",
         "have client services correct the BSB in bigsite.",
     ),
     _quarantine(
@@ -143,7 +151,7 @@ RULES: tuple[DataRule, ...] = (
         "account_details",
         breaches.bsb_missing,
         "Accounts in AUD have a BSB",
-        "The recipient cannot match an AUD account without one.",
+        "",
         "have client services add it in bigsite.",
     ),
     _quarantine(
@@ -235,7 +243,7 @@ RULES: tuple[DataRule, ...] = (
         "investment_holdings",
         breaches.isin_check_digit,
         "ISIN passes its check digit",
-        "The recipient identifies securities by exchange and code.",
+        "",
         "have the ISIN corrected in bigsite's security table.",
     ),
     _warning(
@@ -291,7 +299,7 @@ RULES: tuple[DataRule, ...] = (
         "movement_transactions",
         breaches.foreign_reversal,
         "A reversal undoes a row of its own portfolio",
-        "Another portfolio's row cannot be undone.",
+        "",
         "have the reversal reversed in bigsite and entered on the right account.",
     ),
     _quarantine(
@@ -306,21 +314,21 @@ RULES: tuple[DataRule, ...] = (
         "movement_transactions",
         breaches.repeated_reversal,
         "A row is undone once",
-        "At most one reversal is in effect.",
+        "",
         "have the surplus reversal reversed in bigsite.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.foreign_relation,
         "A cash movement names causes of its own portfolio",
-        "The causing trade or income is not of another portfolio.",
+        "",
         "have the cash movement reversed in bigsite and entered on the right account.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.cash_currency,
         "Cash is in its account's currency",
-        "Another currency would be added to the wrong balance.",
+        "",
         "have the row reversed in bigsite and entered on the right account.",
     ),
     _quarantine(
@@ -358,8 +366,8 @@ class LedgerRule:
 
     @property
     def description(self) -> str:
-        """Condition, remedy and effect, for the check in the UI."""
-        return f"{self.condition} If it fails: {self.remedy} {_EFFECTS[RuleSeverity.QUARANTINE]}"
+        """Title, condition, remedy and effect, for the check in the UI."""
+        return _description(self.title, self.condition, self.remedy, RuleSeverity.QUARANTINE)
 
 
 NUMBER_CHANGED = LedgerRule(
