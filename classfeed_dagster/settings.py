@@ -83,9 +83,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CLASSFEED_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     env: Environment = Field(Environment.LOCAL, description="environment: local, dev, stg or prod")
-    component: Component | None = Field(
-        None, description="part of a deployment that this process is; decides which settings are required"
-    )
+    component: Component | None = Field(None, description="part of a deployment that this process is")
     home: Path = Field(Path(".classfeed"), description="folder of embedded services and local data")
     bigsite_url: SecretStr | None = Field(
         None, description="SQLAlchemy URL of bigsite. Unset: an embedded PostgreSQL under the home folder"
@@ -143,21 +141,18 @@ class Settings(BaseSettings):
     )
     flag_provider: str = Field(
         "settings",
-        description="source of the switches: settings, ssm (the parameter of CLASSFEED_FLAGS_PARAMETER), or an "
-        "OpenFeature provider as module:callable",
+        description="source of the switches: settings, ssm, or an OpenFeature provider as module:callable",
     )
     flags_parameter: str | None = Field(
-        None, description="SSM parameter that contains the switches as JSON; required by the flag provider ssm"
+        None, description="SSM parameter with the switches as JSON, for the flag provider ssm"
     )
     flags_seconds: int = Field(60, ge=1, description="seconds for which switches read from SSM are cached")
     ssm_endpoint_url: str | None = Field(None, description="SSM endpoint other than AWS's own, for tests")
     parity_clean_dates: int = Field(
-        10, ge=1, description="consecutive clean business dates before a feed that replaces an old app may go live"
+        10, ge=1, description="clean business dates in a row before a feed that replaces an old app may go live"
     )
-    repair_dates: int = Field(10, ge=1, description="number of a feed's last due dates that are watched and repaired")
-    repair_attempts: int = Field(
-        5, ge=1, description="attempts at a date in one service window, from its start to the start of the next"
-    )
+    repair_dates: int = Field(10, ge=1, description="last due dates of a feed that are watched and repaired")
+    repair_attempts: int = Field(5, ge=1, description="attempts at a date between two mornings' starts")
     repair_pace: float = Field(
         1.0,
         gt=0,
@@ -171,45 +166,41 @@ class Settings(BaseSettings):
         300, ge=0, description="seconds between probes of bigsite for changed rows of delivered dates"
     )
     audit_portfolios: int = Field(
-        200, ge=0, description="portfolios whose positions the nightly audit adds up from all records; 0: none"
+        200, ge=0, description="portfolios that the nightly audit adds up from all records; 0: none"
     )
     transmission_credentials: dict[str, SecretStr] = Field(
-        default_factory=dict, description="credentials of destinations as JSON: value by the name in the declaration"
+        default_factory=dict, description="credentials of destinations as JSON, by the name in the declaration"
     )
     slack_token: SecretStr | None = Field(None, description="Slack bot token for alerts. Unset: alerts go to the log")
     slack_channel: str = Field("#classfeed", description="Slack channel of production's alerts")
     slack_channel_nonprod: str = Field("#classfeed-nonprod", description="Slack channel of all other alerts")
-    slack_url: str = Field("https://slack.com/api/", description="base URL of Slack's API; another one for tests")
+    slack_url: str = Field("https://slack.com/api/", description="base URL of Slack's API")
     pagerduty_key: SecretStr | None = Field(
         None, description="PagerDuty routing key for alerts that page in production. Unset: the log"
     )
-    pagerduty_url: str = Field(
-        "https://events.pagerduty.com", description="base URL of PagerDuty's Events API; another one for tests"
-    )
+    pagerduty_url: str = Field("https://events.pagerduty.com", description="base URL of PagerDuty's Events API")
     ui_url: str | None = Field(None, description="base URL of the Dagster UI, for links in alerts")
     runbook_url: str = Field(
         "docs/runbook.md", description="URL of the runbook, for links in alerts; absolute outside local"
     )
     support_group: str = Field(
-        "classfeed-support", description="identity provider's group that may use the support door; see docs/security.md"
+        "classfeed-support", description="identity provider's group that may use the support door"
     )
     rerun_budget: int = Field(6, ge=0, description="re-runs of one feed that support may request in 24 hours")
     expiry_notice_days: str = Field(
         "30,7",
         pattern=r"^([1-9][0-9]{0,2}(,[1-9][0-9]{0,2})*)?$",
-        description="days before a consent's end at which the broker is notified, separated by commas; empty: never",
+        description="days before a consent's end at which the broker is notified; empty: never",
     )
     lookup_budget: int = Field(200, ge=0, description="customers that one support user may look up in a day")
-    rerun_feeds: str = Field("class_super,class_cash", description="feeds that support may re-run, separated by commas")
+    rerun_feeds: str = Field("class_super,class_cash", description="feeds that support may re-run")
     operate_url: str | None = Field(
         None, description="base URL of the writable webserver that starts re-runs. Unset: in this process"
     )
     door_signer: str | None = Field(
         None, description="beginning of the ARN of the load balancer whose signature the support door accepts"
     )
-    identity_url: str | None = Field(
-        None, description="issuer of the identity provider of the load balancer, for preflight"
-    )
+    identity_url: str | None = Field(None, description="issuer of the load balancer's identity provider, for preflight")
     held_back_alert: int = Field(10, ge=0, description="portfolios held back on a date above which an alert is raised")
     consent_queue_url: str | None = Field(
         None, description="SQS queue of bigsite's consent events. Unset: bigsite is polled only"
@@ -223,15 +214,14 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = Field(
         None,
         validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
-        description="collector of traces, metrics and log lines over OTLP/HTTP (extra `opentelemetry`), which reads "
-        "OpenTelemetry's other variables too. Unset: CloudWatch's format only",
+        description="OTLP/HTTP collector of traces, metrics, logs (extra `opentelemetry`). Unset: CloudWatch only",
     )
     snowflake_account: str | None = Field(
         None, description="Snowflake account. Unset: a local stand-in under the home folder (extra `embedded`)"
     )
     snowflake_user: str | None = Field(None, description="Snowflake user that loads and reconciles")
     snowflake_private_key: SecretStr | None = Field(
-        None, description="PEM text of the user's private key, from the secrets store; no password is ever used"
+        None, description="PEM text of the user's private key; there is no password"
     )
     snowflake_role: str | None = Field(None, description="Snowflake role")
     snowflake_warehouse: str | None = Field(None, description="Snowflake virtual warehouse")
@@ -241,9 +231,7 @@ class Settings(BaseSettings):
         "CLASS_FEED_METRICS", description="data team's table, qualified if it is in another schema"
     )
     simulation_seed: int = Field(1, description="seed of the simulated customers, outside production")
-    simulation_portfolios: int = Field(
-        300, ge=1, le=50_000, description="simulated portfolios that consent to Class; another tenth never does"
-    )
+    simulation_portfolios: int = Field(300, ge=1, le=50_000, description="simulated portfolios that consent to Class")
     simulation_market: Path | None = Field(
         None, description="Parquet file of real prices for simulated trades. Unset: an invented market"
     )
@@ -256,10 +244,10 @@ class Settings(BaseSettings):
         description="executor of a run's steps: in_process, multiprocess, celery (workers) or k8s (a pod a step)",
     )
     celery_broker_url: SecretStr | None = Field(
-        None, description="Celery broker URL such as rediss://…; required by runs and workers with the executor celery"
+        None, description="Celery broker URL such as rediss://…, for the executor celery"
     )
     celery_broker_password: SecretStr | None = Field(
-        None, description="password of the Celery broker, if its URL contains none; inserted when a process connects"
+        None, description="password of the Celery broker, if its URL contains none"
     )
     celery_results_url: SecretStr | None = Field(
         None, description="Celery result backend URL. Unset: the broker, if it is Redis"
