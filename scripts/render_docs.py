@@ -118,7 +118,6 @@ def checks() -> Iterator[str]:
     nodes = {key.name: graph.get(key) for key in sorted(graph.asset_check_keys, reverse=True) if key.name not in rules}
     for name in sorted(nodes):
         description = (nodes[name].description or "").partition("\n\nRunbook: ")[0].rstrip()
-        description = re.sub(r" If it fails: (.)", lambda action: f" {action[1].upper()}", description)
         yield f"### {name.replace('_', '-')}"
         yield ""
         yield f"{'*Blocking.* ' if nodes[name].blocking else ''}{description}"
