@@ -163,7 +163,7 @@ def _rules(declared: Iterable[tuple[str, str, str, str]]) -> Iterator[str]:
         same = first.setdefault((condition, remedy), heading) if condition else heading
         yield f"### {heading}"
         yield ""
-        action = f"{condition} {remedy[0].upper()}{remedy[1:]}".strip()
+        action = " ".join(f"{condition} {remedy[0].upper()}{remedy[1:]}".split())
         text = action if same == heading else f"See [{same}](#{same})."
         yield f"**{title}.** {text}"
         yield ""

@@ -172,7 +172,7 @@ RULES: tuple[DataRule, ...] = (
         "account_balances",
         breaches.balance_missing,
         "Every open cash account has an end-of-day balance",
-        "This means open on the business date.",
+        "Open on the business date.",
         "ask bigsite's team to run its end of day for the account.",
     ),
     _quarantine(
@@ -181,7 +181,7 @@ RULES: tuple[DataRule, ...] = (
         "Cash ledger sums to the balance",
         "It counts transactions dated by the business date and recorded by the end-of-day run. A closed or unopened "
         "account sums to zero.",
-        "bigsite's team compares cash_balance_eod with cash_transaction and corrects the wrong one.",
+        "compare cash_balance_eod with cash_transaction; bigsite's team corrects the wrong one.",
     ),
     _warning(
         "investment_holdings",
@@ -209,7 +209,7 @@ RULES: tuple[DataRule, ...] = (
         breaches.units_ledger,
         "Units ledger sums to the holding",
         "It counts trades and security movements dated by the business date and recorded by the end-of-day run.",
-        "bigsite's team compares holding_eod with trade and security_movement and corrects the wrong one.",
+        "compare holding_eod with trade and security_movement; bigsite's team corrects the wrong one.",
     ),
     _quarantine(
         "investment_holdings",
@@ -391,8 +391,8 @@ ID_SENT_BEFORE = LedgerRule(
     "id_sent_before",
     "A TransactionId is sent for one row alone",
     "Checked for `CLASSFEED_LATE_ROW_DAYS`. The recipient would take the new row for the old one.",
-    "bigsite was probably restored from an older backup. Have its sequences set beyond every id that was sent, and the "
-    "rows entered again.",
+    "have bigsite's sequences set beyond every id that was sent, and the rows entered again. It was probably restored "
+    "from an older backup.",
 )
 # Rules that need the delivered ledger. They are evaluated for each feed; see feed_run.ledger_view.
 LEDGER_RULES: tuple[LedgerRule, ...] = (NUMBER_CHANGED, DELIVERED_BALANCE, ID_SENT_BEFORE)
