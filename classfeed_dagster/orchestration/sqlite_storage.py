@@ -18,7 +18,6 @@ from typing import Any
 
 import dagster as dg
 import sqlalchemy as sa
-from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.schedules import SqliteScheduleStorage
@@ -157,21 +156,17 @@ class LocalStorage(DagsterSqliteStorage):
     """Storage of the local instance. ``base_dir``: its folder; default: DAGSTER_HOME."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        runs, events, schedules = (
-            _runs_directory(base_dir),
-            _event_logs_directory(base_dir),
-            _schedule_directory(base_dir),
-        )
+        runs, schedules = _runs_directory(base_dir), _schedule_directory(base_dir)
+        events = _event_logs_directory(base_dir)
         files = [Path(runs, "runs.db"), Path(events, "index.db"), Path(schedules, "schedules.db")]
         with _alone(Path(base_dir)):
             versions = {file: schema_versions(file) for file in files}
             for file in (file for file in files if versions[file] > 1):
                 _drop_versions(file)
-            if set(versions.values()) == {1}:
-                DagsterStorage.__init__(self)
-                self.base_dir, self._inst_data = base_dir, inst_data
-            else:
-                super().__init__(base_dir, inst_data)  # creates the tables
+            if set(versions.values()) != {1}:
+                DagsterSqliteStorage(base_dir)  # creates the tables
+        super(DagsterSqliteStorage, self).__init__()  # type: ignore[no-untyped-call]
+        self.base_dir, self._inst_data = base_dir, inst_data
         self._engines = EngineCache()
         self._run_storage = _RunStorage(create_db_conn_string(runs, "runs"))
         self._run_storage.engines = self._engines
