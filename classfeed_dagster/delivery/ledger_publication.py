@@ -34,7 +34,7 @@ from classfeed_dagster.ledger.writing import arrow, stage_file
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
-_PORTFOLIOS = 1_200  # whose positions are in memory at a time
+_PORTFOLIOS = 600  # whose positions are in memory at a time
 _ORDER: tuple[Kind, ...] = ("records", "positions", "portfolios", "identities")
 
 
@@ -76,7 +76,6 @@ def positions_of(
     rows = frames["portfolios"]
     carrying = rows.filter(pl.col("change") != "REMOVED")["portfolio_id"]
     full = rows.filter(pl.col("extract") == "FULL")["portfolio_id"]
-    carried = previous.filter(pl.col("portfolio_id").is_in(carrying.implode()))
     last = rows["portfolio_id"].sort().to_list()[portfolios - 1 : -1 : portfolios]
     for after, until in itertools.pairwise([None, *last, None]):
 
@@ -86,7 +85,8 @@ def positions_of(
                 *([] if after is None else [number > after]), *([] if until is None else [number <= until])
             )
 
-        yield roll_forward(among(carried), among(frames["records"]), among(frames["stated"]), full, day)
+        carried = among(previous).filter(pl.col("portfolio_id").is_in(carrying.implode()))
+        yield roll_forward(carried, among(frames["records"]), among(frames["stated"]), full, day)
 
 
 def in_order(files: Iterable[LedgerFile]) -> tuple[LedgerFile, ...]:
@@ -98,7 +98,11 @@ def _positions_before(
     store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date, position: int
 ) -> pl.DataFrame | None:
     previous = audience.previous(day)
-    return POSITIONS.empty() if previous is None else positions_at(store, feed, audience, previous, position)
+    return (
+        POSITIONS.empty()
+        if previous is None
+        else positions_at(store, feed, audience, previous, position, carried_only=True)
+    )
 
 
 def _staged_frames(store: ObjectStore, staged: StagedLedger, part: int) -> dict[Kind, pl.DataFrame]:

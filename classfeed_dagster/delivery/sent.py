@@ -19,7 +19,7 @@ from classfeed_dagster.delivery.chain import chain_entry, last_place, manifest_o
 from classfeed_dagster.delivery.manifest import ChainEntry, Manifest
 from classfeed_dagster.delivery.state import CHECKPOINT_EVERY, DeliveredState, delivered_state, read_checkpoint
 from classfeed_dagster.ledger.files import FRAMES, POSITIONS, SHA256, Kind, LedgerFiles, ledger_prefix, read_kind
-from classfeed_dagster.ledger.positions import roll_forward
+from classfeed_dagster.ledger.positions import CARRIED, roll_forward
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, from_json
@@ -116,18 +116,21 @@ def positions_at(
     day: dt.date,
     before: int | None = None,
     entries: Entries | None = None,
+    *,
+    carried_only: bool = False,
 ) -> pl.DataFrame | None:
     """Return the positions of ``day``; None if a delivery that they depend on has no ledger.
 
     A date's stored positions depend on those of the previous date. If an earlier date was re-issued after ``day`` was
     delivered, they are recomputed from that date on. ``before`` as in ``sent_date``. ``entries`` reads the chain.
+    ``carried_only``: without the columns that the next date does not carry on.
     """
     records_sent = sent_date(store, feed, day, before)
     if not records_sent.has_positions:
         return None
     first = reissued_since(store, feed, records_sent, before, entries)
     if first is None:
-        return records_sent.frame("positions")
+        return records_sent.frame("positions", CARRIED if carried_only else None)
     previous = audience.previous(first)
     positions = POSITIONS.empty() if previous is None else positions_at(store, feed, audience, previous, before)
     for date in audience.dates_between(first, day):

@@ -230,7 +230,7 @@ class _Examination:
         previous = self._audience.previous(self._day)
         if previous is None:
             return POSITIONS.empty()
-        return positions_at(self._work.store, self._feed, self._audience, previous)
+        return positions_at(self._work.store, self._feed, self._audience, previous, carried_only=True)
 
     @cached_property
     def _sent_before_numbers(self) -> frozenset[str]:

@@ -21,6 +21,8 @@ from classfeed_dagster.ledger.files import (
 )
 
 _KEY = ["portfolio_id", "kind", "key_id"]
+# Columns of a date's positions from which the next date's are computed.
+CARRIED = ("portfolio_id", "portfolio_number", "kind", "key_id", "known_as", "counts_on", "sent")
 
 
 def record_sums(records: pl.DataFrame, day: dt.date) -> pl.DataFrame:
@@ -58,15 +60,8 @@ def roll_forward(
     was sent of them before belongs to an earlier consent. Only portfolios in ``stated`` or ``records`` or carried from
     ``previous`` have rows; the caller passes the previous positions of the delivery's portfolios alone.
     """
-    carried = previous.filter(~pl.col("portfolio_id").is_in(full.implode())).select(
-        "portfolio_id",
-        "portfolio_number",
-        "kind",
-        "key_id",
-        "known_as",
-        pl.when(pl.col("counts_on") > day).then(pl.col("counts_on")).alias("counts_on"),
-        "sent",
-    )
+    later = pl.when(pl.col("counts_on") > day).then(pl.col("counts_on")).alias("counts_on")
+    carried = previous.filter(~pl.col("portfolio_id").is_in(full.implode())).select(CARRIED).with_columns(later)
     # The newest name of a position applies: the one that was sent last.
     sums = _summed(pl.concat([carried, record_sums(records, day)], how="diagonal"))
     statements = STATED.conform(stated).rename({"portfolio_number": "_number", "known_as": "_known_as"})
@@ -76,8 +71,8 @@ def roll_forward(
         pl.coalesce("_known_as", "known_as").alias("known_as"),
         pl.col("sent").fill_null(pl.lit(0).cast(UNITS_SUM)),
     ).drop("_number", "_known_as")
-    later = sums.filter(pl.col("counts_on").is_not_null())
-    return POSITIONS.conform(pl.concat([settled, later], how="diagonal"))
+    dated_later = sums.filter(pl.col("counts_on").is_not_null())
+    return POSITIONS.conform(pl.concat([settled, dated_later], how="diagonal"))
 
 
 def _summed(rows: pl.DataFrame) -> pl.DataFrame:
