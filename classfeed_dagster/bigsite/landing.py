@@ -90,11 +90,15 @@ class StoredTable(BaseModel, frozen=True):
 class RowGroups:
     """Parquet writer with one row group a slice; a slice without rows has an empty row group.
 
-    With ``shard_slices``, a new file begins after that many row groups.
+    With ``shard_slices``, a new file begins after that many row groups. ``searched_by`` names the column by which
+    readers choose row groups; without it they read them whole.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, shard_slices: int | None = None) -> None:
+    def __init__(
+        self, path: Path, schema: pa.Schema, shard_slices: int | None = None, searched_by: str | None = None
+    ) -> None:
         self.schema = schema
+        self._statistics = [searched_by] if searched_by else False
         self.paths: list[Path] = []
         self._first = path
         self._shard_slices = shard_slices
@@ -115,13 +119,13 @@ class RowGroups:
         self.paths.append(self._first.with_stem(numbered(self._first.stem, len(self.paths))))
         self._rows.append(0)
         self._groups = 0
-        # Row groups are read whole, so statistics answer nothing. zstd is faster and smaller without dictionaries.
+        # zstd is faster and smaller without dictionaries.
         return pq.ParquetWriter(
             self.paths[-1],
             self.schema,
             compression="zstd",
             use_dictionary=False,
-            write_statistics=False,
+            write_statistics=self._statistics,
             store_decimal_as_integer=False,
         )
 

@@ -7,25 +7,28 @@ that never got its manifest count for nothing.
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
 
 from classfeed_dagster.delivery.manifest import ChainEntry
-from classfeed_dagster.delivery.sent import identities_before, positions_at
+from classfeed_dagster.delivery.sent import PositionsOf, identities_before, open_positions_at
 from classfeed_dagster.errors import DamagedRecordError, StaleBuildError
 from classfeed_dagster.ledger.files import (
+    CASH_POSITION,
     FRAMES,
-    POSITIONS,
     Kind,
     LedgerFile,
     LedgerFiles,
     StagedLedger,
     ledger_prefix,
+    open_rows,
     read_kind,
 )
 from classfeed_dagster.ledger.identities import identities_of, merge_identities
@@ -35,6 +38,7 @@ from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
 _PORTFOLIOS = 600  # whose positions are in memory at a time
+_SENT: tuple[Kind, Kind] = ("records", "stated")
 _ORDER: tuple[Kind, ...] = ("records", "positions", "portfolios", "identities")
 
 
@@ -47,20 +51,25 @@ def publish_ledger(
     """
     feed, day = entry.feed, entry.business_date
     prefix = ledger_prefix(feed, day, entry.revision)
-    previous = _positions_before(store, feed, audience, day, position)
     earlier = identities_before(store, feed, position)
     identities = FRAMES["identities"].empty() if earlier is None else earlier
     files: list[LedgerFile] = []
     try:
-        with tempfile.TemporaryDirectory(prefix="classfeed-ledger-") as name:
+        with (
+            open_positions_at(store, feed, audience, audience.previous(day), position) as previous,
+            tempfile.TemporaryDirectory(prefix="classfeed-ledger-") as name,
+        ):
             folder = Path(name)
             for part in sorted({file.part for file in staged.files}):
-                frames = _staged_frames(store, staged, part)
-                files += [_copy(store, staged, prefix, file) for file in staged.parts(part, ("records", "portfolios"))]
-                if previous is not None:
-                    positions = positions_of(previous, frames, day)
-                    files.append(_create(store, folder, prefix, "positions", part, positions))
-                identities = merge_identities(identities, identities_of(frames["portfolios"], frames["stated"], day))
+                with _open_staged(store, staged, part) as rows:
+                    files += [
+                        _copy(store, staged, prefix, file) for file in staged.parts(part, ("records", "portfolios"))
+                    ]
+                    if previous is not None:
+                        positions = positions_of(previous, rows, day)
+                        files.append(_create(store, folder, prefix, "positions", part, positions))
+                    now = identities_of(rows.portfolios, rows.accounts, day)
+                identities = merge_identities(identities, now)
             files.append(_create(store, folder, prefix, "identities", 0, [identities]))
     except DamagedRecordError as error:
         if error.location.startswith(store.location(prefix)):
@@ -69,24 +78,27 @@ def publish_ledger(
     return LedgerFiles(files=in_order(files))
 
 
+@dataclass(frozen=True, slots=True)
+class StagedRows:
+    """One part of a staged ledger. ``records`` and ``stated`` return the rows of some portfolio numbers."""
+
+    portfolios: pl.DataFrame
+    accounts: pl.DataFrame  # stated cash balances
+    records: Callable[[pl.Series], pl.DataFrame]
+    stated: Callable[[pl.Series], pl.DataFrame]
+
+
 def positions_of(
-    previous: pl.DataFrame, frames: Mapping[Kind, pl.DataFrame], day: dt.date, portfolios: int = _PORTFOLIOS
+    previous: PositionsOf, rows: StagedRows, day: dt.date, at_a_time: int = _PORTFOLIOS
 ) -> Iterator[pl.DataFrame]:
-    """Yield the positions of one part of a delivery in order, of so many ``portfolios`` at a time: it bounds memory."""
-    rows = frames["portfolios"]
-    carrying = rows.filter(pl.col("change") != "REMOVED")["portfolio_id"]
-    full = rows.filter(pl.col("extract") == "FULL")["portfolio_id"]
-    last = rows["portfolio_id"].sort().to_list()[portfolios - 1 : -1 : portfolios]
-    for after, until in itertools.pairwise([None, *last, None]):
-
-        def among(rows: pl.DataFrame, after: int | None = after, until: int | None = until) -> pl.DataFrame:
-            number = pl.col("portfolio_id")
-            return rows.filter(
-                *([] if after is None else [number > after]), *([] if until is None else [number <= until])
-            )
-
-        carried = among(previous).filter(pl.col("portfolio_id").is_in(carrying.implode()))
-        yield roll_forward(carried, among(frames["records"]), among(frames["stated"]), full, day)
+    """Yield the positions of one part of a delivery, of so many portfolios ``at_a_time``: it bounds memory."""
+    ordered = rows.portfolios.sort("portfolio_number")
+    for start in range(0, ordered.height, at_a_time):
+        some = ordered[start : start + at_a_time]
+        carrying = some.filter(pl.col("change") != "REMOVED")["portfolio_id"]
+        full = some.filter(pl.col("extract") == "FULL")["portfolio_id"]
+        numbers = some["portfolio_number"]
+        yield roll_forward(previous(carrying), rows.records(numbers), rows.stated(numbers), full, day)
 
 
 def in_order(files: Iterable[LedgerFile]) -> tuple[LedgerFile, ...]:
@@ -94,26 +106,26 @@ def in_order(files: Iterable[LedgerFile]) -> tuple[LedgerFile, ...]:
     return tuple(sorted(files, key=lambda file: (_ORDER.index(file.kind), file.part)))
 
 
-def _positions_before(
-    store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date, position: int
-) -> pl.DataFrame | None:
-    previous = audience.previous(day)
-    return (
-        POSITIONS.empty()
-        if previous is None
-        else positions_at(store, feed, audience, previous, position, carried_only=True)
-    )
-
-
-def _staged_frames(store: ObjectStore, staged: StagedLedger, part: int) -> dict[Kind, pl.DataFrame]:
-    kinds: tuple[Kind, ...] = ("records", "stated", "portfolios")
-    try:
-        return {
-            kind: read_kind(store, staged.prefix, LedgerFiles(files=staged.parts(part, (kind,))), kind)
-            for kind in kinds
-        }
-    except DamagedRecordError as error:
-        raise StaleBuildError(f"{error.location}: a staged ledger file is missing or changed. Build again.") from None
+@contextmanager
+def _open_staged(store: ObjectStore, staged: StagedLedger, part: int) -> Iterator[StagedRows]:
+    with ExitStack() as stack:
+        try:
+            records, stated = (
+                stack.enter_context(open_rows(store, staged.prefix, staged.parts(part, (kind,)), kind))
+                for kind in _SENT
+            )
+            portfolios = LedgerFiles(files=staged.parts(part, ("portfolios",)))
+            rows = StagedRows(
+                read_kind(store, staged.prefix, portfolios, "portfolios"),
+                stated("kind", pl.Series([CASH_POSITION])),
+                partial(records, "portfolio_number"),
+                partial(stated, "portfolio_number"),
+            )
+        except DamagedRecordError as error:
+            raise StaleBuildError(
+                f"{error.location}: a staged ledger file is missing or changed. Build again."
+            ) from None
+        yield rows
 
 
 def _copy(store: ObjectStore, staged: StagedLedger, prefix: str, file: LedgerFile) -> LedgerFile:

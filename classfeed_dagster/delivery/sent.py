@@ -7,7 +7,8 @@ revisions have no ledger. A delivery from before the ledger has one only after `
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -18,13 +19,23 @@ from pydantic import Field
 from classfeed_dagster.delivery.chain import chain_entry, last_place, manifest_of
 from classfeed_dagster.delivery.manifest import ChainEntry, Manifest
 from classfeed_dagster.delivery.state import CHECKPOINT_EVERY, DeliveredState, delivered_state, read_checkpoint
-from classfeed_dagster.ledger.files import FRAMES, POSITIONS, SHA256, Kind, LedgerFiles, ledger_prefix, read_kind
+from classfeed_dagster.ledger.files import (
+    FRAMES,
+    POSITIONS,
+    SHA256,
+    Kind,
+    LedgerFiles,
+    ledger_prefix,
+    open_rows,
+    read_kind,
+)
 from classfeed_dagster.ledger.positions import CARRIED, roll_forward
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, from_json
 
 Entries = Callable[[int], ChainEntry]
+PositionsOf = Callable[[pl.Series], pl.DataFrame]  # from keys of portfolios to the columns CARRIED of their positions
 
 
 class RebuiltLedger(StoredRecord):
@@ -87,7 +98,6 @@ class SentDate:
         names = list(FRAMES[kind].schema if columns is None else columns)
         read = list(dict.fromkeys([*names, "portfolio_number", "portfolio_id"]))
         parts = [FRAMES[kind].empty().select(names)]
-        several = len(self.ledgers) > 1 or bool(self.state.withheld_numbers)
         for manifest, ledger in self.ledgers:
             if ledger is None:
                 continue
@@ -95,12 +105,43 @@ class SentDate:
             rows = read_kind(self.store, prefix, ledger, kind, read)
             if self.portfolios is not None:
                 rows = rows.filter(pl.col("portfolio_id").is_in(self.portfolios.implode()))
-            if several:
-                portfolios = self.state.portfolios.items()
-                latest = [number for number, delivery in portfolios if delivery.revision == manifest.revision]
-                rows = rows.filter(pl.col("portfolio_number").is_in(pl.Series(latest, dtype=pl.String).implode()))
-            parts.append(rows.select(names))
+            parts.append(rows.filter(self._counts(manifest)).select(names))
         return pl.concat(parts)
+
+    def _counts(self, manifest: Manifest) -> pl.Expr:
+        # Of each portfolio, the latest revision that delivered it counts.
+        if len(self.ledgers) == 1 and not self.state.withheld_numbers:
+            return pl.lit(True)
+        portfolios = self.state.portfolios.items()
+        latest = [number for number, delivery in portfolios if delivery.revision == manifest.revision]
+        return pl.col("portfolio_number").is_in(pl.Series(latest, dtype=pl.String).implode())
+
+    @contextmanager
+    def open_positions(self) -> Iterator[PositionsOf]:
+        """Open the positions that count, to be read for some portfolios at a time, as they are carried on."""
+        with ExitStack() as stack:
+            opened = [
+                (
+                    stack.enter_context(
+                        open_rows(
+                            self.store,
+                            ledger_prefix(manifest.feed, manifest.business_date, manifest.revision),
+                            ledger.of("positions"),
+                            "positions",
+                            CARRIED,
+                        )
+                    ),
+                    self._counts(manifest),
+                )
+                for manifest, ledger in self.ledgers
+                if ledger is not None
+            ]
+
+            def of(portfolio_ids: pl.Series) -> pl.DataFrame:
+                found = (rows("portfolio_id", portfolio_ids).filter(counts) for rows, counts in opened)
+                return pl.concat([POSITIONS.empty().select(CARRIED), *found])
+
+            yield of
 
 
 def sent_date(store: ObjectStore, feed: str, day: dt.date, before: int | None = None) -> SentDate:
@@ -116,26 +157,48 @@ def positions_at(
     day: dt.date,
     before: int | None = None,
     entries: Entries | None = None,
-    *,
-    carried_only: bool = False,
 ) -> pl.DataFrame | None:
     """Return the positions of ``day``; None if a delivery that they depend on has no ledger.
 
     A date's stored positions depend on those of the previous date. If an earlier date was re-issued after ``day`` was
     delivered, they are recomputed from that date on. ``before`` as in ``sent_date``. ``entries`` reads the chain.
-    ``carried_only``: without the columns that the next date does not carry on.
     """
     records_sent = sent_date(store, feed, day, before)
     if not records_sent.has_positions:
         return None
     first = reissued_since(store, feed, records_sent, before, entries)
     if first is None:
-        return records_sent.frame("positions", CARRIED if carried_only else None)
+        return records_sent.frame("positions")
     previous = audience.previous(first)
     positions = POSITIONS.empty() if previous is None else positions_at(store, feed, audience, previous, before)
     for date in audience.dates_between(first, day):
         positions = None if positions is None else roll_date(positions, sent_date(store, feed, date, before), date)
     return positions
+
+
+@contextmanager
+def open_positions_at(
+    store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date | None, before: int | None = None
+) -> Iterator[PositionsOf | None]:
+    """Open the positions of ``day`` (None: the feed has no earlier date) as ``positions_at`` returns them.
+
+    They are read for some portfolios at a time, unless they must be computed.
+    """
+    sent = None if day is None else sent_date(store, feed, day, before)
+    if day is None or sent is None:
+        yield _among(POSITIONS.empty())
+    elif not sent.has_positions:
+        yield None
+    elif reissued_since(store, feed, sent, before) is None:
+        with sent.open_positions() as positions:
+            yield positions
+    else:
+        computed = positions_at(store, feed, audience, day, before)
+        yield None if computed is None else _among(computed)
+
+
+def _among(positions: pl.DataFrame) -> PositionsOf:
+    return lambda ids: positions.filter(pl.col("portfolio_id").is_in(ids.implode())).select(CARRIED)
 
 
 def roll_date(previous: pl.DataFrame, sent: SentDate, day: dt.date, *, sums_only: bool = False) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from classfeed_dagster.bigsite.landing import SlicedFiles
 from classfeed_dagster.delivery.chain import last_place
-from classfeed_dagster.delivery.sent import identities_before, positions_at, records_of, sent_date
+from classfeed_dagster.delivery.sent import PositionsOf, identities_before, open_positions_at, records_of, sent_date
 from classfeed_dagster.domains.build import CONSENTED
 from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.domains.ledger_rows import (
@@ -28,7 +28,7 @@ from classfeed_dagster.domains.ledger_rows import (
 )
 from classfeed_dagster.domains.rules import DELIVERED_BALANCE, ID_SENT_BEFORE, NUMBER_CHANGED
 from classfeed_dagster.feed_run.feed_date import FeedDate
-from classfeed_dagster.ledger.files import CASH_POSITION, POSITIONS, RECORDS, UNITS_POSITION, stated_rows
+from classfeed_dagster.ledger.files import CASH_POSITION, RECORDS, UNITS_POSITION, stated_rows
 from classfeed_dagster.ledger.identities import ACCOUNT, contradictions, identities_of
 from classfeed_dagster.ledger.positions import roll_forward, unbalanced
 from classfeed_dagster.stored_records import canonical, sha256
@@ -103,27 +103,28 @@ class _Examination:
         """Compute the view, slice by slice."""
         identities = identities_before(self._work.store, self._feed)
         sent_rows = self._sent_elsewhere()
-        positions = self._judged_positions()
+        sent_ids = self._ids_sent_before(sent_rows)
         dropped: list[tuple[str, str]] = []
         late: list[tuple[str, str]] = []
-        recorded = [RECORDS.empty().select(_ROW)]
-        for frames in self._slices():
-            consented = frames[CONSENTED]
-            records = frames.get(LEDGER_RECORDS.name, RECORDS.empty())
-            stated = stated_rows(frames.get(LEDGER_BALANCES.name), frames.get(LEDGER_HOLDINGS.name))
-            if identities is not None:
-                now = identities_of(consented, stated, self._day)
-                self._find_contradictions(contradictions(identities, now), consented)
-            recorded.append(self._of_window(records))
-            closed = self._of_closed_windows(records, consented)
-            repeated = self._sent_before(records, closed, consented, sent_rows)
-            dropped += repeated.select(_ROW).rows()
-            late += closed.join(repeated.select(_ROW), on=_ROW, how="anti").select(_ROW).rows()
-            if positions is not None:
-                before = repeated.filter(pl.col("sent_on") < self._day) if "sent_on" in repeated.columns else repeated
-                unsent = records.join(before.select(_ROW), on=_ROW, how="anti")
-                self._find_unbalanced(positions, unsent, stated, consented)
-        self._find_ids_sent_before(pl.concat(recorded), sent_rows)
+        previous = self._audience.previous(self._day)
+        with open_positions_at(self._work.store, self._feed, self._audience, previous) as positions:
+            for frames in self._slices():
+                consented = frames[CONSENTED]
+                records = frames.get(LEDGER_RECORDS.name, RECORDS.empty())
+                stated = stated_rows(frames.get(LEDGER_BALANCES.name), frames.get(LEDGER_HOLDINGS.name))
+                if identities is not None:
+                    now = identities_of(consented, stated, self._day)
+                    self._find_contradictions(contradictions(identities, now), consented)
+                self._find_repeated_ids(records, sent_ids)
+                closed = self._of_closed_windows(records, consented)
+                repeated = self._sent_before(records, closed, consented, sent_rows)
+                dropped += repeated.select(_ROW).rows()
+                late += closed.join(repeated.select(_ROW), on=_ROW, how="anti").select(_ROW).rows()
+                if positions is not None:
+                    earlier = pl.col("sent_on") < self._day
+                    before = repeated.filter(earlier) if "sent_on" in repeated.columns else repeated
+                    unsent = records.join(before.select(_ROW), on=_ROW, how="anti")
+                    self._find_unbalanced(positions, unsent, stated, consented)
         return LedgerView(
             basis=basis,
             dropped=tuple(sorted(dropped)),
@@ -180,17 +181,17 @@ class _Examination:
             delta, on="portfolio_id", how="semi"
         )
 
-    def _of_window(self, records: pl.DataFrame) -> pl.DataFrame:
-        window = self._audience.window(self._day)
-        rows = records.filter(pl.col("recorded_at") >= window.start, pl.col("row_id").is_not_null())
-        return rows.select(_ROW)
-
-    def _find_ids_sent_before(self, recorded: pl.DataFrame, sent: pl.DataFrame | None) -> None:
-        # A row recorded in this window cannot have been sent by an earlier date: its id was given a second time.
+    def _ids_sent_before(self, sent: pl.DataFrame | None) -> pl.DataFrame:
         if sent is None:
-            return
-        before = sent.filter(pl.col("sent_on") < self._day).select("transaction_id", "sent_on")
-        for row in recorded.join(before.unique("transaction_id"), on="transaction_id").iter_rows(named=True):
+            return pl.DataFrame(schema={"transaction_id": pl.String(), "sent_on": pl.Date()})
+        earlier = sent.filter(pl.col("sent_on") < self._day)
+        return earlier.select("transaction_id", "sent_on").unique("transaction_id")
+
+    def _find_repeated_ids(self, records: pl.DataFrame, sent_ids: pl.DataFrame) -> None:
+        # A row recorded in this window cannot have been sent by an earlier date: its id was given a second time.
+        window = self._audience.window(self._day)
+        recorded = records.filter(pl.col("recorded_at") >= window.start, pl.col("row_id").is_not_null())
+        for row in recorded.join(sent_ids, on="transaction_id").iter_rows(named=True):
             detail = f"the id was sent with {row['sent_on'].isoformat()} for another row"
             self._add(row["portfolio_number"], ID_SENT_BEFORE.name, row["transaction_id"], detail)
 
@@ -226,19 +227,13 @@ class _Examination:
 
     # Balances.
 
-    def _judged_positions(self) -> pl.DataFrame | None:
-        previous = self._audience.previous(self._day)
-        if previous is None:
-            return POSITIONS.empty()
-        return positions_at(self._work.store, self._feed, self._audience, previous, carried_only=True)
-
     @cached_property
     def _sent_before_numbers(self) -> frozenset[str]:
         previous = self._audience.previous(self._day)
         return frozenset() if previous is None else sent_date(self._work.store, self._feed, previous).state.numbers
 
     def _find_unbalanced(
-        self, previous: pl.DataFrame, records: pl.DataFrame, stated: pl.DataFrame, consented: pl.DataFrame
+        self, previous: PositionsOf, records: pl.DataFrame, stated: pl.DataFrame, consented: pl.DataFrame
     ) -> None:
         # A CURRENT portfolio that the previous date did not send waits for that date and has no position yet.
         new = pl.col("change") == "NEW"
@@ -246,7 +241,8 @@ class _Examination:
         included = consented.filter(new | ((pl.col("change") == "CURRENT") & sent_before))
         full = included.filter(pl.col("extract") == "FULL")["portfolio_id"]
         ids = pl.col("portfolio_id").is_in(included["portfolio_id"].implode())
-        positions = roll_forward(previous.filter(ids), records.filter(ids), stated.filter(ids), full, self._day)
+        before = previous(included["portfolio_id"])
+        positions = roll_forward(before, records.filter(ids), stated.filter(ids), full, self._day)
         for row in unbalanced(positions.filter(pl.col("kind").is_in(self._judged_kinds))).iter_rows(named=True):
             cash = row["kind"] == CASH_POSITION
             subject = str(row["key_id"]) if cash else str(row["known_as"])

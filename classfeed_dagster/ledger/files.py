@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Annotated, Literal
 
 import polars as pl
@@ -152,19 +154,48 @@ def ledger_prefix(feed: str, day: dt.date | None = None, revision: int | None = 
     return dated_prefix("ledger", feed, day, revision)
 
 
+@contextmanager
+def _opened(store: ObjectStore, prefix: str, file: LedgerFile) -> Iterator[Path]:
+    key = (file.prefix or prefix) + file.name
+    try:
+        with store.local_file(key) as path:
+            if sha256_of(path) != file.sha256:
+                raise DamagedRecordError(store.location(key), "it isn't the ledger file that the manifest names")
+            yield path
+    except ObjectNotFoundError:
+        raise DamagedRecordError(store.location(key), "a ledger file that the manifest names is missing") from None
+
+
 def read_parts(
     store: ObjectStore, prefix: str, files: Iterable[LedgerFile], columns: list[str] | None = None
 ) -> Iterator[pl.DataFrame]:
     """Yield the parts below ``prefix``, whole or only some ``columns``; DamagedRecordError unless they are as named."""
     for file in files:
-        key = (file.prefix or prefix) + file.name
-        try:
-            with store.local_file(key) as path:
-                if sha256_of(path) != file.sha256:
-                    raise DamagedRecordError(store.location(key), "it isn't the ledger file that the manifest names")
-                yield pl.read_parquet(path, columns=columns)
-        except ObjectNotFoundError:
-            raise DamagedRecordError(store.location(key), "a ledger file that the manifest names is missing") from None
+        with _opened(store, prefix, file) as path:
+            yield pl.read_parquet(path, columns=columns)
+
+
+@contextmanager
+def open_rows(
+    store: ObjectStore, prefix: str, files: Iterable[LedgerFile], kind: Kind, columns: Sequence[str] | None = None
+) -> Iterator[Callable[[str, pl.Series], pl.DataFrame]]:
+    """Open parts of one kind below ``prefix``; the yielded function returns the rows with some values of a column.
+
+    Row groups whose statistics exclude the values are not read, so that memory is bounded by the rows returned. Errors
+    as of ``read_parts``.
+    """
+    with ExitStack() as stack:
+        paths = [stack.enter_context(_opened(store, prefix, file)) for file in files]
+        names = list(FRAMES[kind].schema if columns is None else columns)
+
+        def rows(column: str, values: pl.Series) -> pl.DataFrame:
+            if not paths or values.is_empty():
+                return FRAMES[kind].empty().select(names)
+            within = pl.col(column).is_between(pl.lit(values.min()), pl.lit(values.max()))
+            found = pl.scan_parquet(paths).filter(within, pl.col(column).is_in(values.implode()))
+            return found.select(names).collect()
+
+        yield rows
 
 
 def read_kind(

@@ -62,7 +62,11 @@ class PartWriter:
         self.part = part
         self._ledgers = ledgers
         self._files: dict[Kind, RowGroups] = {
-            kind: RowGroups(folder / f"{kind}-{part:04d}.parquet", arrow(FRAMES[kind].empty()).schema)
+            kind: RowGroups(
+                folder / f"{kind}-{part:04d}.parquet",
+                arrow(FRAMES[kind].empty()).schema,
+                searched_by="portfolio_number",
+            )
             for kind in STAGED
         }
 
@@ -114,7 +118,7 @@ def stage_file(store: ObjectStore, prefix: str, kind: Kind, part: int, path: Pat
         if sha256_of(before) == file.sha256:
             return file
         try:
-            same = pl.read_parquet(before).equals(pl.read_parquet(path))
+            same = FRAMES[kind].conform(pl.read_parquet(before)).equals(FRAMES[kind].conform(pl.read_parquet(path)))
         except (pl.exceptions.PolarsError, OSError):
             same = False
         if not same:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +14,7 @@ import pytest
 
 from classfeed_dagster.delivery.build import Build, build_delivery
 from classfeed_dagster.delivery.chain import close_place, last_place
-from classfeed_dagster.delivery.ledger_publication import positions_of
+from classfeed_dagster.delivery.ledger_publication import StagedRows, positions_of
 from classfeed_dagster.delivery.manifest import Manifest, VoidManifest
 from classfeed_dagster.delivery.sent import positions_at, sent_date
 from classfeed_dagster.delivery.shards import fan_out, fan_out_pages, merge, render_shard, write_pages
@@ -21,7 +22,7 @@ from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS
 from classfeed_dagster.domains.ledger_rows import LEDGER_BALANCES, LEDGER_RECORDS, complete
 from classfeed_dagster.errors import StaleBuildError
-from classfeed_dagster.ledger.files import POSITIONS, Kind, ledger_prefix
+from classfeed_dagster.ledger.files import POSITIONS, ledger_prefix
 from classfeed_dagster.ledger.positions import roll_forward
 from classfeed_dagster.store import LocalStore, ObjectStore
 from classfeed_dagster_tests.fixtures.delivery_pipeline import (
@@ -239,21 +240,26 @@ def test_verify_names_a_ledger_file_that_was_changed_or_removed(local_store: Loc
 @pytest.mark.parametrize("at_a_time", [1, 2, 3, 5, 6])
 def test_positions_of_a_part_are_the_same_whatever_is_in_memory(at_a_time: int) -> None:
     ids = [1, 2, 3, 5, 8]
-    changes = ["CURRENT", "NEW", "CURRENT", "REMOVED", "CURRENT"]
-    extracts = ["DELTA", "FULL", "DELTA", "NONE", "DELTA"]
-    frames: dict[Kind, pl.DataFrame] = {
-        "portfolios": pl.DataFrame({"portfolio_id": ids[::-1], "change": changes[::-1], "extract": extracts[::-1]}),
-        "records": records(*(record(at, number, DAY2, amount=Decimal(at)) for at, number in enumerate([8, 1, 2, 2]))),
-        "stated": stated(*(balance(number, "5.00") for number in (8, 1, 2, 3))),
-    }
-    previous = next(positions_of(POSITIONS.empty(), frames | {"records": frames["records"].clear()}, DAY1))
-    whole = roll_forward(
-        previous.filter(pl.col("portfolio_id") != 5),
-        frames["records"],
-        frames["stated"],
-        pl.Series([2, 5]),
-        DAY2,
+    portfolios = pl.DataFrame(
+        {
+            "portfolio_id": ids,
+            "portfolio_number": [f"SW{each}" for each in ids],
+            "change": ["CURRENT", "NEW", "CURRENT", "REMOVED", "CURRENT"],
+            "extract": ["DELTA", "FULL", "DELTA", "NONE", "DELTA"],
+        }
     )
-    parts = list(positions_of(previous, frames, DAY2, at_a_time))
+    sent = records(*(record(at, number, DAY2, amount=Decimal(at)) for at, number in enumerate([8, 1, 2, 2])))
+    balances = stated(*(balance(number, "5.00") for number in (8, 1, 2, 3)))
+    rows = StagedRows(
+        portfolios, balances, partial(_among, sent, "portfolio_number"), partial(_among, balances, "portfolio_number")
+    )
+    nothing = replace(rows, records=partial(_among, sent.clear(), "portfolio_number"))
+    previous = next(positions_of(partial(_among, POSITIONS.empty(), "portfolio_id"), nothing, DAY1))
+    whole = roll_forward(previous.filter(pl.col("portfolio_id") != 5), sent, balances, pl.Series([2, 5]), DAY2)
+    parts = list(positions_of(partial(_among, previous, "portfolio_id"), rows, DAY2, at_a_time))
     assert len(parts) == -(-len(ids) // at_a_time)
-    assert pl.concat(parts).equals(whole)
+    assert POSITIONS.conform(pl.concat(parts)).equals(whole)
+
+
+def _among(frame: pl.DataFrame, column: str, values: pl.Series) -> pl.DataFrame:
+    return frame.filter(pl.col(column).is_in(values.implode()))
