@@ -72,7 +72,7 @@ def customer(
     for entry in history.feeds:
         _print_feed(entry)
     if page is not None:
-        out.print(f"page: {page}", highlight=False, soft_wrap=True)
+        out.print(f"page: {escape(str(page))}", highlight=False, soft_wrap=True)
 
 
 def _require_portfolio(runtime: Runtime, number: str) -> None:

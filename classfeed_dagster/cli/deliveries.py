@@ -45,7 +45,7 @@ def print_report(console: Console, report: RunReport) -> None:
             f"  {label} {facts['revision']}, {portfolios} portfolio(s) on {pages} page(s), {held_back} held back",
             highlight=False,
         )
-        console.print(f"  {facts['dagster/uri']}", highlight=False, soft_wrap=True)
+        console.print(f"  {escape(str(facts['dagster/uri']))}", highlight=False, soft_wrap=True)
     if report.checks:
         failed = f"; failed: {', '.join(report.failed_checks)}" if report.failed_checks else ""
         warned = f"; warnings: {', '.join(report.warnings)}" if report.warnings else ""
@@ -111,7 +111,7 @@ def status(
                 }
             )
         elif not statuses:
-            out.print(f"{name}: nothing delivered yet in {runtime.settings.store_location}", highlight=False)
+            out.print(f"{name}: nothing delivered yet in {escape(runtime.settings.store_location)}", highlight=False)
         else:
             _print_dates(name, statuses, not_sent)
             for day, files in answered.items():
@@ -406,7 +406,7 @@ def parity(date: Date, feed: FeedName = "class_trade", as_json: output.JsonOptio
         output.print_json(compared.report.model_dump(mode="json") | {"report": runtime.store.location(compared.key)})
     else:
         _print_parity(compared, runtime.settings.parity_clean_dates)
-        out.print(f"  {runtime.store.location(compared.key)}", highlight=False, soft_wrap=True)
+        out.print(f"  {escape(runtime.store.location(compared.key))}", highlight=False, soft_wrap=True)
     raise typer.Exit(ExitCode.OK if compared.report.clean else ExitCode.STOPPED)
 
 

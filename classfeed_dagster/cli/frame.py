@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_store
@@ -51,12 +52,12 @@ def frame(
 
     if to is not None and to.suffix == ".parquet":
         count = read.write_parquet(asset, day, to, feed=feed, runtime=runtime)
-        out.print(f"{count} rows of {asset} {day}: {to}", highlight=False, soft_wrap=True)
+        out.print(f"{count} rows of {asset} {day}: {escape(str(to))}", highlight=False, soft_wrap=True)
         return
     table = read.frame(asset, day, feed=feed, runtime=runtime)
     if to is not None:
         table.write_csv(to)
-        out.print(f"{table.height} rows of {asset} {day}: {to}", highlight=False, soft_wrap=True)
+        out.print(f"{table.height} rows of {asset} {day}: {escape(str(to))}", highlight=False, soft_wrap=True)
     elif as_json:
         output.print_json({"asset": asset, "business_date": day.isoformat(), "rows": _plain(table)})
     else:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import require_feed
@@ -66,7 +67,7 @@ def demo(
         f"{program} up": "the Dagster UI with these runs, at http://127.0.0.1:3000",
         f"{program} status": "deliveries and held-back portfolios",
         f"{program} trace {rehearsal.example_transaction}": "from a document back to its source row",
-        f"{rehearsal.store_location}/delivered": "the documents and their manifests",
+        escape(f"{rehearsal.store_location}/delivered"): "the documents and their manifests",
     }
     width = max(map(len, steps))
     lines = [f"  {step:<{width}}  {result}" for step, result in steps.items()]
@@ -332,6 +333,6 @@ def _print_rehearsal(rehearsal: Rehearsal) -> None:
             out.print(f"  {report.business_date}: {report.message}", highlight=False, markup=False, soft_wrap=True)
     for proof in rehearsal.proofs:
         mark = "[green]proven[/]" if proof.holds else "[bold red]FAILED[/]"
-        out.print(f"  {mark}  {proof.statement}", highlight=False, soft_wrap=True)
+        out.print(f"  {mark}  {escape(proof.statement)}", highlight=False, soft_wrap=True)
     for number, reason in rehearsal.held_back[:10]:
         out.print(f"  held back: {number}: {reason}", highlight=False, soft_wrap=True)

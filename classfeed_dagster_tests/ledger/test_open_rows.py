@@ -28,7 +28,7 @@ def _staged(store: LocalStore, folder: Path, *portfolios: int) -> LedgerFile:
 
 
 def test_rows_of_some_portfolios_are_returned(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path / "store")
+    store = LocalStore(tmp_path / "my [store] *")
     file = _staged(store, tmp_path, 1, 2, 3)
     with open_rows(store, "staged/", [file], "records", ["portfolio_id", "transaction_id"]) as rows:
         assert rows("portfolio_number", pl.Series(["SW3", "SW1"])).rows() == [(1, "C1"), (3, "C3")]

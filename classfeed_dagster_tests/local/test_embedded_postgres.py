@@ -295,3 +295,19 @@ def test_url_uses_the_installed_driver_and_stays_out_of_errors() -> None:
     with pytest.raises(ValueError, match="not a SQLAlchemy URL") as caught:
         embedded.engine_from("secret words")
     assert "secret" not in str(caught.value)
+
+
+def test_server_starts_in_a_folder_that_a_shell_would_split() -> None:
+    with tempfile.TemporaryDirectory(prefix="classfeed's [home] * ", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        try:
+            with sa.create_engine(embedded.start(folder)).connect() as connection:
+                assert connection.execute(sa.text("SHOW data_directory")).scalar() == str(folder / "postgres")
+        finally:
+            embedded.stop(folder)
+
+
+@pytest.mark.parametrize("character", ['"', "$", "`", "\\"])
+def test_folder_that_pg_ctl_cannot_quote_is_refused(tmp_path: Path, character: str) -> None:
+    with pytest.raises(embedded.EmbeddedPostgresError, match="Choose another one with CLASSFEED_HOME"):
+        embedded.start(tmp_path / f"a{character}b")

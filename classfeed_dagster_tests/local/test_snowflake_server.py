@@ -189,3 +189,8 @@ def test_server_that_does_not_start_names_its_log(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(server.LocalWarehouseError, match=r"server\.log"):
         server.start(tmp_path)
+
+
+def test_folder_with_a_quote_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(server.LocalWarehouseError, match="Choose another with CLASSFEED_HOME"):
+        server.start(tmp_path / "owner's home")
