@@ -7,10 +7,10 @@ import pytest
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.settings import FreeText
-from classfeed_dagster_tests.feed_run.test_bad_values import DAY, assert_reconciled
+from classfeed_dagster_tests.feed_run.test_bad_values import DAY, assert_reconciled, deliver
 from classfeed_dagster_tests.fixtures.desk import Desk
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_warehouse")]
+pytestmark = pytest.mark.slow
 
 SECRETS = ("123456782", "123 456 782", "jane.citizen@example.com", "4111111111111111")
 
@@ -37,8 +37,7 @@ def _delivered_text(desk: Desk, feed: str) -> str:
 
 @pytest.mark.parametrize("feed", ["class_super", "class_cash"])
 def test_mask_identifier_in_free_text_reaches_no_document(typed: Desk, feed: str) -> None:
-    report = typed.run(DAY, feed=feed)
-    assert report.outcome == "delivered", report.message
+    deliver(typed, feed=feed)
     text = _delivered_text(typed, feed)
     assert not [secret for secret in SECRETS if secret in text]
     assert "BPAY ATO ref *********, ***" in text
@@ -50,8 +49,7 @@ def test_mask_identifier_in_free_text_reaches_no_document(typed: Desk, feed: str
 
 def test_hold_back_identifier_in_free_text_holds_one_portfolio_back(typed: Desk) -> None:
     typed.runtime.settings = typed.runtime.settings.model_copy(update={"free_text": FreeText.HOLD_BACK})
-    report = typed.run(DAY)
-    assert report.outcome == "delivered", report.message
+    deliver(typed)
     (hold,) = typed.manifest(DAY).held_back
     assert hold.number == "SW00000001"
     assert {rule.rule for rule in hold.rules} == {"identifier_in_name", "identifier_in_narrative"}
@@ -61,5 +59,5 @@ def test_hold_back_identifier_in_free_text_holds_one_portfolio_back(typed: Desk)
 
 def test_hold_back_spares_a_feed_that_carries_no_free_text(typed: Desk) -> None:
     typed.runtime.settings = typed.runtime.settings.model_copy(update={"free_text": FreeText.HOLD_BACK})
-    assert typed.run(DAY, feed="class_trade").outcome == "delivered"
+    deliver(typed, feed="class_trade")
     assert typed.manifest(DAY, feed="class_trade").held_back == ()

@@ -12,11 +12,11 @@ import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.orchestration.rehearsal import morning_after
-from classfeed_dagster_tests.feed_run.test_bad_values import DAY, assert_reconciled
+from classfeed_dagster_tests.feed_run.test_bad_values import DAY, assert_reconciled, deliver
 from classfeed_dagster_tests.fixtures.bigsite_builder import Portfolio, Row
 from classfeed_dagster_tests.fixtures.desk import Desk
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_warehouse")]
+pytestmark = pytest.mark.slow
 
 NEXT = "2026-03-03"
 
@@ -49,7 +49,7 @@ def day(desk: Desk) -> Desk:
         )
         first_customer.security_movement(listed, "TRANSFER_IN", "1", on=DAY)
     desk.end_of_day(DAY)
-    assert desk.run(DAY).outcome == "delivered"
+    deliver(desk)
     return desk
 
 
@@ -86,11 +86,11 @@ def test_row_that_returns_under_another_id_is_held_back(desk: Desk) -> None:
     first_customer, _ = desk.two_customers()
     pending = first_customer.deposit("50.00", DAY)
     desk.end_of_day(DAY)
-    desk.run(DAY)
+    deliver(desk)
     _ledger_row(desk, first_customer, pending)
     first_customer.deposit("50.00", DAY, recorded_at="2026-03-03T02:00Z")
     desk.end_of_day(NEXT)
-    assert desk.run(NEXT).outcome == "delivered"
+    deliver(desk, NEXT)
     (hold,) = desk.manifest(NEXT).held_back
     assert (hold.number, hold.rules[0].rule) == (first_customer.number, "delivered_balance")
 
@@ -103,12 +103,12 @@ def test_id_sent_for_another_portfolio_is_not_sent_again(desk: Desk) -> None:
     third.deposit("1.00", "2026-02-23")
     lost = first_customer.deposit("50.00", DAY)
     desk.end_of_day(DAY)
-    desk.run(DAY)
+    deliver(desk)
     _ledger_row(desk, first_customer, lost)
     again = other.deposit("50.00", NEXT)
     again.values["cash_transaction_id"] = lost.id
     desk.end_of_day(NEXT)
-    assert desk.run(NEXT).outcome == "delivered"
+    deliver(desk, NEXT)
     assert sorted(hold.number for hold in desk.manifest(NEXT).held_back) == [first_customer.number, other.number]
     assert f"C{lost.id}" not in desk.records(NEXT)["movement_transactions"]["transaction_id"].to_list()
 
@@ -122,7 +122,7 @@ def test_code_given_to_a_new_company_names_each_by_its_date(desk: Desk) -> None:
     fresh = desk.bigsite.security("REUSE", price={DAY: "9.00"}, isin="AU000000CBA7")
     first_customer.buy(fresh, "3", "9.00", DAY)
     desk.end_of_day(DAY)
-    assert desk.run(DAY).outcome == "delivered"
+    deliver(desk)
     named = moved(desk, security_code="REUSE").select("transaction_date", "isin").unique().sort("transaction_date")
     assert named["isin"].to_list() == ["AU000000BHP4", "AU000000BHP4", "AU000000CBA7"]
     holding = desk.records(DAY)["investment_holdings"].filter(pl.col("security_code") == "REUSE")
@@ -132,7 +132,7 @@ def test_code_given_to_a_new_company_names_each_by_its_date(desk: Desk) -> None:
 
 def test_equal_numbers_of_another_scale_are_no_change(desk: Desk) -> None:
     desk.two_customers(DAY)
-    desk.run(DAY)
+    deliver(desk)
     with desk.runtime.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE bigsite.security_price ALTER close_price TYPE numeric(18, 4)"))
     at = morning_after(dt.date.fromisoformat(DAY)) + dt.timedelta(hours=1)

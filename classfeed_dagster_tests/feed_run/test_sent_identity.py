@@ -15,10 +15,10 @@ from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.examples import EXAMPLES, holdings
 from classfeed_dagster.reconciliation.delivered import read_delivered
 from classfeed_dagster.reconciliation.sent_identity import SentIdentities
-from classfeed_dagster_tests.feed_run.test_bad_values import DAY, assert_reconciled
+from classfeed_dagster_tests.feed_run.test_bad_values import DAY, assert_reconciled, deliver
 from classfeed_dagster_tests.fixtures.desk import Desk
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_warehouse")]
+pytestmark = pytest.mark.slow
 
 IDENTITY = {
     "accounts": ("recipient_reference", "consent", "extract"),
@@ -34,7 +34,7 @@ def test_sent_identities_of_a_delivery_are_those_of_its_document(desk: Desk, fee
     for portfolio in desk.two_customers():
         portfolio.consent(granted_at="2026-02-20T00:00:00Z", recipient=desk.feed(feed).recipient)
     desk.end_of_day(DAY)
-    assert desk.run(DAY, feed=feed).outcome == "delivered"
+    deliver(desk, feed=feed)
     store = live_and_shadow(desk.runtime.store, feed)
     declared = desk.feed(feed)
     layout = declared.layout_of(declared.format)
@@ -53,7 +53,7 @@ def test_sent_identities_of_a_delivery_are_those_of_its_document(desk: Desk, fee
 
 def test_reconciled_delivery_agrees_although_a_bsb_changes_later(desk: Desk) -> None:
     desk.two_customers(DAY)
-    assert desk.run(DAY).outcome == "delivered"
+    deliver(desk)
     assert desk.bigsite.engine is not None
     with desk.bigsite.engine.begin() as connection:
         connection.execute(sa.text("UPDATE bigsite.cash_account SET bsb = '999-222', updated_at = now()"))
