@@ -32,6 +32,7 @@ load_examples_profile()
 pytest_plugins = [
     "classfeed_dagster_tests.fixtures.changing_bigsite",
     "classfeed_dagster_tests.fixtures.prepared_desks",
+    "classfeed_dagster_tests.fixtures.prepared_mornings",
     "classfeed_dagster_tests.fixtures.simulated_world",
     "classfeed_dagster_tests.fixtures.warehouse",
 ]

@@ -3,100 +3,36 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path
 
 import polars as pl
 import pytest
 import sqlalchemy as sa
-from openfeature import api
 
 from classfeed_dagster.bigsite import tables
-from classfeed_dagster.delivery.delivery_history import date_status
 from classfeed_dagster.delivery.ledger_rebuild import (
     LandingGoneError,
     _compared,
     audit_positions,
     rebuild_ledger,
 )
-from classfeed_dagster.delivery.publish import PublishOutcome
-from classfeed_dagster.delivery.sent import SentDate, positions_at, sent_date
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feed_run.post_delivery import PostDelivery
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.orchestration.rehearsal import morning_after
-from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.settings import Settings
 from classfeed_dagster.warehouse.records import BreakCause
-from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Portfolio, Row
-from classfeed_dagster_tests.fixtures.morning import attempt, deliver, prepare
-
-FRIDAY, MONDAY, TUESDAY = dt.date(2020, 4, 3), dt.date(2020, 4, 6), dt.date(2020, 4, 7)
-AUDIENCE = FEED.audience(FRIDAY)
-
-
-@dataclass
-class Morning:
-    """A small bigsite, and the feed's mornings in a plain loop."""
-
-    bigsite: Bigsite
-    runtime: Runtime
-    funds: list[Portfolio] = field(default_factory=list)
-    bhp: Row | None = None
-
-    def run(self, day: dt.date, *, fresh: bool = False) -> PublishOutcome:
-        work = attempt(self.runtime, FEED, day, (FEED,))
-        prepare(work, fresh=fresh)
-        return deliver(work)
-
-    def end_of_day(self, day: dt.date) -> None:
-        self.bigsite.end_of_day(day)
-        self.bigsite.save()
-
-    def execute(self, statement: sa.Executable) -> None:
-        assert self.bigsite.engine is not None
-        with self.bigsite.engine.begin() as connection:
-            connection.execute(statement)
-
-    def sent(self, day: dt.date) -> SentDate:
-        return sent_date(self.runtime.store, FEED.name, day)
-
-    def ids(self, day: dt.date) -> list[str]:
-        return sorted(self.sent(day).frame("records")["transaction_id"])
-
-    def position(self, fund: Portfolio, day: dt.date) -> Decimal:
-        positions = positions_at(self.runtime.store, FEED.name, AUDIENCE, day)
-        assert positions is not None
-        rows = positions.filter(
-            pl.col("portfolio_id") == fund.id, pl.col("kind") == "CASH", pl.col("counts_on").is_null()
-        )
-        return Decimal(rows["sent"].sum())
-
-    def reasons(self, day: dt.date) -> dict[str, str]:
-        status = date_status(self.runtime.store, FEED.name, day)
-        return {hold.number: hold.held_back.reason for hold in status.quarantined}
-
-
-@pytest.fixture
-def morning(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Morning]:
-    url = bigsite_engine.url.render_as_string(hide_password=False)
-    runtime = Runtime(Settings(bigsite_url=url, home=tmp_path, first_business_date=FRIDAY, max_held_back_share="1"))
-    start_flags(runtime.settings, (FEED,))
-    bigsite = Bigsite(bigsite_engine)
-    created = Morning(bigsite, runtime)
-    created.bhp = bigsite.security("BHP", price={"2020-04-03": "20.00"})
-    for number in ("SW00005001", "SW00005002"):
-        fund = bigsite.portfolio(number).consent(granted_at="2020-03-01T00:00:00Z")
-        fund.deposit("1000.00", "2020-04-01")
-        fund.buy(created.bhp, "10", "20.00", "2020-04-01")
-        created.funds.append(fund)
-    created.end_of_day(FRIDAY)
-    yield created
-    runtime.close()
-    api.clear_providers()
+from classfeed_dagster_tests.fixtures.bigsite_builder import Portfolio, Row
+from classfeed_dagster_tests.fixtures.morning import attempt, prepare
+from classfeed_dagster_tests.fixtures.prepared_mornings import (
+    AUDIENCE,
+    FRIDAY,
+    MONDAY,
+    TUESDAY,
+    Morning,
+    MorningWith,
+    friday_delivered,
+)
 
 
 def visible_late(morning: Morning, fund: Portfolio, amount: str, recorded_at: str, on: dt.date = FRIDAY) -> Row:
@@ -123,8 +59,8 @@ def test_delivery_names_its_ledger_and_positions_are_the_sums(morning: Morning) 
     assert verify_feed(morning.runtime.store, FEED.name, FEED.format).problems == []
 
 
-def test_positions_roll_forward_without_earlier_records(morning: Morning) -> None:
-    morning.run(FRIDAY)
+def test_positions_roll_forward_without_earlier_records(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     first = morning.funds[0]
     before = morning.position(first, FRIDAY)
     first.deposit("5.50", MONDAY)
@@ -134,13 +70,23 @@ def test_positions_roll_forward_without_earlier_records(morning: Morning) -> Non
     assert not morning.reasons(MONDAY)
 
 
-def test_late_row_is_sent_once_on_the_next_date(morning: Morning) -> None:
-    morning.run(FRIDAY)
+def explanations(morning: Morning, day: dt.date) -> dict[str, tuple[BreakCause, str]]:
+    """Reconcile a delivered date with bigsite; return each break's cause and evidence by its subject."""
+    work = PostDelivery(morning.runtime, FEED, AUDIENCE, day, "a1", morning_after(day))
+    return {entry.subject: (entry.likeliest.cause, entry.likeliest.evidence) for entry in work.source().breaks}
+
+
+def test_late_row_is_sent_once_and_explained_by_the_date_that_sent_it(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     late = visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
     assert f"C{late.id}" in morning.ids(MONDAY)
     assert not morning.reasons(MONDAY)
+    ((subject, (cause, evidence)),) = explanations(morning, FRIDAY).items()
+    assert (subject, cause) == (f"C{late.id}", BreakCause.LATE_ROW)
+    assert evidence.endswith("sent with 2020-04-06")
+    assert explanations(morning, MONDAY) == {}
     # A fresh snapshot of the closed date sees the row as well: it was sent, and is not sent again.
     morning.end_of_day(FRIDAY)
     morning.run(FRIDAY, fresh=True)
@@ -152,25 +98,8 @@ def test_late_row_is_sent_once_on_the_next_date(morning: Morning) -> None:
     assert not morning.reasons(TUESDAY)
 
 
-def explanations(morning: Morning, day: dt.date) -> dict[str, tuple[BreakCause, str]]:
-    """Reconcile a delivered date with bigsite; return each break's cause and evidence by its subject."""
-    work = PostDelivery(morning.runtime, FEED, AUDIENCE, day, "a1", morning_after(day))
-    return {entry.subject: (entry.likeliest.cause, entry.likeliest.evidence) for entry in work.source().breaks}
-
-
-def test_late_row_is_explained_by_the_date_that_sent_it(morning: Morning) -> None:
-    morning.run(FRIDAY)
-    late = visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
-    morning.end_of_day(MONDAY)
-    morning.run(MONDAY)
-    ((subject, (cause, evidence)),) = explanations(morning, FRIDAY).items()
-    assert (subject, cause) == (f"C{late.id}", BreakCause.LATE_ROW)
-    assert evidence.endswith("sent with 2020-04-06")
-    assert explanations(morning, MONDAY) == {}
-
-
-def test_late_row_of_a_customer_who_left_is_explained_by_the_removal(morning: Morning) -> None:
-    morning.run(FRIDAY)
+def test_late_row_of_a_customer_who_left_is_explained_by_the_removal(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     late = visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
     morning.funds[0].consents[0]["revoked_at"] = dt.datetime(2020, 4, 6, 1, tzinfo=dt.UTC)
     morning.end_of_day(MONDAY)
@@ -181,9 +110,9 @@ def test_late_row_of_a_customer_who_left_is_explained_by_the_removal(morning: Mo
     assert evidence.endswith("consent ended, announced on 2020-04-06")
 
 
-def test_late_income_is_explained_by_the_switch_that_leaves_it_out(morning: Morning) -> None:
+def test_late_income_is_explained_by_the_switch_that_leaves_it_out(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     assert morning.bhp is not None
-    morning.run(FRIDAY)
     income = morning.funds[0].dividend(morning.bhp, "0.10", FRIDAY, recorded_at="2020-04-03T12:59:58Z")
     morning.end_of_day(MONDAY)
     flags = {"include-income": {FEED.name: False}}
@@ -215,8 +144,8 @@ def test_row_of_a_transaction_open_at_snapshot_is_sent_the_next_date(morning: Mo
     assert not morning.reasons(MONDAY)
 
 
-def test_late_original_is_sent_before_its_reversal(morning: Morning) -> None:
-    morning.run(FRIDAY)
+def test_late_original_is_sent_before_its_reversal(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     late = visible_late(morning, morning.funds[0], "50.00", "2020-04-03T12:00:00Z")
     undone = morning.funds[0].reverse(late, "2020-04-06T01:00:00Z")
     morning.end_of_day(MONDAY)
@@ -227,8 +156,8 @@ def test_late_original_is_sent_before_its_reversal(morning: Morning) -> None:
     assert not morning.reasons(MONDAY)
 
 
-def test_fresh_snapshot_before_the_next_date_sends_the_late_row_itself(morning: Morning) -> None:
-    morning.run(FRIDAY)
+def test_fresh_snapshot_before_the_next_date_sends_the_late_row_itself(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     late = visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
     morning.end_of_day(FRIDAY)
     morning.end_of_day(MONDAY)
@@ -243,8 +172,8 @@ def test_fresh_snapshot_before_the_next_date_sends_the_late_row_itself(morning: 
     assert not morning.reasons(MONDAY)
 
 
-def test_full_extract_has_visible_rows_and_the_next_date_the_missed(morning: Morning) -> None:
-    morning.run(FRIDAY)
+def test_full_extract_has_visible_rows_and_the_next_date_the_missed(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     fund = morning.bigsite.portfolio("SW00005003").consent(granted_at="2020-04-05T23:00:00Z")
     fund.deposit("10.00", "2020-04-01")
     morning.end_of_day(MONDAY)
@@ -279,8 +208,8 @@ def test_late_row_before_the_shared_history_travels_in_an_opening(morning: Morni
     assert not morning.reasons(TUESDAY)
 
 
-def test_row_that_vanished_holds_its_portfolio_back_with_the_difference(morning: Morning) -> None:
-    morning.run(FRIDAY)
+def test_row_that_vanished_holds_its_portfolio_back_with_the_difference(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     event = next(row for row in morning.bigsite.rows[tables.cash_transaction] if row["amount"] == Decimal("1000.00"))
     for rows in (morning.bigsite.rows, morning.funds[0].ledger):
         rows[tables.cash_transaction].remove(event)
@@ -314,8 +243,8 @@ def test_holding_undone_by_a_later_reversal_is_restated_on_its_date(morning: Mor
     assert (morning.reasons(FRIDAY), morning.reasons(MONDAY)) == ({}, {})
 
 
-def test_renumbered_cash_account_holds_its_portfolio_back(morning: Morning) -> None:
-    morning.run(FRIDAY)
+def test_renumbered_cash_account_holds_its_portfolio_back(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     account = morning.funds[0].cash()
     account["account_number"] = "900000001"
     changed = tables.cash_account.c.cash_account_id == account.id
@@ -325,8 +254,8 @@ def test_renumbered_cash_account_holds_its_portfolio_back(morning: Morning) -> N
     assert morning.reasons(MONDAY) == {morning.funds[0].number: "breaks number_changed (once)"}
 
 
-def test_renumbered_portfolio_is_never_sent_under_two_numbers(morning: Morning) -> None:
-    morning.run(FRIDAY)
+def test_renumbered_portfolio_is_never_sent_under_two_numbers(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     old = morning.funds[1]
     changed = tables.portfolio.c.portfolio_id == old.id
     morning.execute(sa.update(tables.portfolio).where(changed).values(portfolio_number="FNZ5002"))
@@ -342,8 +271,8 @@ def test_renumbered_portfolio_is_never_sent_under_two_numbers(morning: Morning) 
         assert "FNZ5002" not in numbers
 
 
-def test_two_portfolios_that_swap_numbers_are_both_held_back(morning: Morning) -> None:
-    morning.run(FRIDAY)
+def test_two_portfolios_that_swap_numbers_are_both_held_back(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     item, other = morning.funds
     number = tables.portfolio.c.portfolio_number
     for fund, name in ((item, "X"), (other, item.number), (item, other.number)):
@@ -357,8 +286,8 @@ def test_two_portfolios_that_swap_numbers_are_both_held_back(morning: Morning) -
     assert set(morning.reasons(MONDAY)) == {"SW00005001", "SW00005002"}
 
 
-def test_ledger_rebuilt_from_documents_and_landings_is_equal(morning: Morning) -> None:
-    morning.run(FRIDAY)
+def test_ledger_rebuilt_from_documents_and_landings_is_equal(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
@@ -389,23 +318,23 @@ def test_rebuild_without_the_landing_names_what_to_restore(morning: Morning) -> 
         list(rebuild_ledger(morning.runtime.store, FEED.name, FEED.format, AUDIENCE))
 
 
-@pytest.mark.parametrize("sample", [None, 1, 5])
-def test_audit_adds_up_every_record_and_names_a_wrong_position(morning: Morning, sample: int | None) -> None:
-    morning.run(FRIDAY)
+def test_audit_adds_up_every_record_and_names_a_wrong_position(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     morning.funds[0].deposit("5.50", MONDAY)
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
     store = morning.runtime.store
-    matches = list(audit_positions(store, FEED.name, AUDIENCE, sample=sample))
-    assert [break_.business_date for break_ in matches] == [FRIDAY, MONDAY]
-    assert not any(break_.wrong for break_ in matches)
+    for sample in (None, 1, 5):
+        matches = list(audit_positions(store, FEED.name, AUDIENCE, sample=sample))
+        assert [break_.business_date for break_ in matches] == [FRIDAY, MONDAY], sample
+        assert not any(break_.wrong for break_ in matches), sample
     rows = morning.sent(MONDAY).frame("positions")
     wrong = _compared(MONDAY, rows.with_columns(pl.col("sent") + pl.lit(Decimal("0.01"))), rows)
     assert len(wrong.wrong) == rows.height
 
 
-def test_another_fund_of_the_recipient_gets_the_history(morning: Morning) -> None:
-    morning.run(FRIDAY)
+def test_another_fund_of_the_recipient_gets_the_history(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     fund = morning.funds[0]
     fund.consent(granted_at="2020-04-05T23:00:00Z", reference="ANOTHER")
     morning.end_of_day(MONDAY)

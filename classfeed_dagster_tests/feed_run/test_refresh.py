@@ -14,12 +14,18 @@ from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.domains.build import AudienceNotReadError
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.reconciliation.source import reconcile_source
-from classfeed_dagster_tests.feed_run.test_delivered_ledger import AUDIENCE, Morning, morning
 from classfeed_dagster_tests.fixtures.bigsite_builder import Portfolio
 from classfeed_dagster_tests.fixtures.morning import attempt, deliver, prepare
-
-FRIDAY, MONDAY, TUESDAY, WEDNESDAY = (dt.date(2020, 4, day) for day in (3, 6, 7, 8))
-__all__ = ["morning"]
+from classfeed_dagster_tests.fixtures.prepared_mornings import (
+    AUDIENCE,
+    FRIDAY,
+    MONDAY,
+    TUESDAY,
+    Morning,
+    MorningWith,
+    friday_delivered,
+    monday_delivered,
+)
 
 
 def refresh(
@@ -61,9 +67,9 @@ def require_sound(morning: Morning, *days: dt.date) -> None:
         assert errors(morning, day) == []
 
 
-def test_refresh_current_portfolio_is_sent_in_full_alone(morning: Morning) -> None:
+def test_refresh_current_portfolio_is_sent_in_full_alone(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     first, second = morning.funds
-    morning.run(FRIDAY)
     first.deposit("5.00", MONDAY)
     second.deposit("6.00", MONDAY)
     morning.end_of_day(MONDAY)
@@ -76,14 +82,14 @@ def test_refresh_current_portfolio_is_sent_in_full_alone(morning: Morning) -> No
         morning.ids(MONDAY)
     )
     assert morning.run(MONDAY).kind == "NOTHING_TO_DO"
-    require_sound(morning, FRIDAY, MONDAY)
+    require_sound(morning, MONDAY)
     first.deposit("7.00", TUESDAY)
     morning.end_of_day(TUESDAY)
     morning.run(TUESDAY)
     assert sent(morning, TUESDAY, 0)[first.number] == ("CURRENT", "DELTA")
     assert morning.position(first, TUESDAY) == Decimal("802.50")
     assert morning.reasons(TUESDAY) == {}
-    require_sound(morning, MONDAY, TUESDAY)
+    require_sound(morning, FRIDAY, MONDAY, TUESDAY)
 
 
 def test_refresh_with_shared_history_repeats_openings_and_balances(morning: Morning) -> None:
@@ -102,25 +108,22 @@ def test_refresh_with_shared_history_repeats_openings_and_balances(morning: Morn
     morning.run(MONDAY)
     types = morning.sent(MONDAY).frame("records").filter(portfolio_id=fund.id)["transaction_type"].to_list()
     assert {"OPENING_UNITS", "OPENING_CASH"} <= set(types)
-    require_sound(morning, FRIDAY, MONDAY)
+    require_sound(morning, MONDAY)
 
 
-def test_refresh_lapses_once_the_next_date_is_delivered(morning: Morning) -> None:
+def test_refresh_lapses_once_the_next_date_is_delivered(morning_with: MorningWith) -> None:
+    morning = morning_with(monday_delivered)
     fund = morning.funds[0]
-    morning.run(FRIDAY)
-    for day in (MONDAY, TUESDAY):
-        morning.end_of_day(day)
-        morning.run(day)
+    morning.end_of_day(TUESDAY)
+    morning.run(TUESDAY)
     refresh(morning, MONDAY, fund.number)
     assert morning.run(MONDAY, fresh=True).kind == "NOTHING_TO_DO"
-    require_sound(morning, MONDAY, TUESDAY)
+    require_sound(morning, MONDAY)
 
 
-def test_refresh_reissued_after_later_dates_stays_in_full_and_balances(morning: Morning) -> None:
+def test_refresh_reissued_after_later_dates_stays_in_full_and_balances(morning_with: MorningWith) -> None:
+    morning = morning_with(monday_delivered)
     fund = morning.funds[0]
-    morning.run(FRIDAY)
-    morning.end_of_day(MONDAY)
-    morning.run(MONDAY)
     refresh(morning, MONDAY, fund.number)
     morning.run(MONDAY)
     fund.deposit("7.00", TUESDAY)
@@ -146,8 +149,8 @@ def test_refresh_reissued_after_later_dates_stays_in_full_and_balances(morning: 
     require_sound(morning, TUESDAY)
 
 
-def test_refresh_requested_after_the_snapshot_asks_for_another_attempt(morning: Morning) -> None:
-    morning.run(FRIDAY)
+def test_refresh_requested_after_the_snapshot_asks_for_another_attempt(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
     morning.end_of_day(MONDAY)
     work = attempt(morning.runtime, FEED, FRIDAY, (FEED,))
     prepare(work)
@@ -156,11 +159,9 @@ def test_refresh_requested_after_the_snapshot_asks_for_another_attempt(morning: 
         deliver(work)
 
 
-def test_refresh_overtaken_by_the_next_date_is_not_published(morning: Morning) -> None:
+def test_refresh_overtaken_by_the_next_date_is_not_published(morning_with: MorningWith) -> None:
+    morning = morning_with(monday_delivered)
     fund = morning.funds[0]
-    morning.run(FRIDAY)
-    morning.end_of_day(MONDAY)
-    morning.run(MONDAY)
     morning.end_of_day(TUESDAY)
     refresh(morning, MONDAY, fund.number)
     work = attempt(morning.runtime, FEED, MONDAY, (FEED,))
@@ -169,14 +170,12 @@ def test_refresh_overtaken_by_the_next_date_is_not_published(morning: Morning) -
     work.evaluate_checks(work.stage())
     morning.run(TUESDAY)
     assert work.publish().kind == "NOTHING_TO_DO"
-    require_sound(morning, MONDAY, TUESDAY)
+    require_sound(morning, MONDAY)
 
 
-def test_refresh_of_two_portfolios_one_after_the_other_keeps_both(morning: Morning) -> None:
+def test_refresh_of_two_portfolios_one_after_the_other_keeps_both(morning_with: MorningWith) -> None:
+    morning = morning_with(monday_delivered)
     first, second = morning.funds
-    morning.run(FRIDAY)
-    morning.end_of_day(MONDAY)
-    morning.run(MONDAY)
     refresh(morning, MONDAY, second.number)
     morning.run(MONDAY)
     refresh(morning, MONDAY, first.number)
@@ -186,7 +185,9 @@ def test_refresh_of_two_portfolios_one_after_the_other_keeps_both(morning: Morni
 
 
 def consenting_late(morning: Morning, **consent: str) -> Portfolio:
+    """Deliver Friday without a third fund, and ask for an early refresh of it."""
     fund = morning.bigsite.portfolio("SW00005003").consent(granted_at="2020-04-05T00:00:00Z", **consent)
+    morning.funds.append(fund)
     fund.deposit("1000.00", "2020-04-01")
     morning.end_of_day(FRIDAY)
     morning.run(FRIDAY)
@@ -195,18 +196,18 @@ def consenting_late(morning: Morning, **consent: str) -> Portfolio:
     return fund
 
 
-def test_refresh_early_consent_is_new_then_current(morning: Morning) -> None:
-    fund = consenting_late(morning)
+def test_refresh_early_consent_is_new_then_current(morning_with: MorningWith) -> None:
+    morning = morning_with(consenting_late)
+    fund = morning.funds[2]
     morning.run(FRIDAY)
     assert sent(morning, FRIDAY, 1) == {fund.number: ("NEW", "FULL")}
     require_sound(morning, FRIDAY)
     fund.deposit("5.00", MONDAY)
-    for day in (MONDAY, TUESDAY):
-        morning.end_of_day(day)
-        morning.run(day)
-        assert sent(morning, day, 0)[fund.number] == ("CURRENT", "DELTA")
-    assert morning.position(fund, TUESDAY) == 1005
-    require_sound(morning, FRIDAY, MONDAY, TUESDAY)
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    assert sent(morning, MONDAY, 0)[fund.number] == ("CURRENT", "DELTA")
+    assert morning.position(fund, MONDAY) == 1005
+    require_sound(morning, FRIDAY, MONDAY)
 
 
 def test_refresh_early_consent_that_ends_in_its_window_is_announced(morning: Morning) -> None:
@@ -226,15 +227,15 @@ def test_refresh_early_consent_that_ends_in_its_window_is_announced(morning: Mor
 def test_refresh_consent_withdrawn_before_the_run_sends_nothing(morning: Morning) -> None:
     fund = consenting_late(morning, revoked_at="2020-04-05T02:00:00Z")
     assert morning.run(FRIDAY).kind == "NOTHING_TO_DO"
-    for day in (MONDAY, TUESDAY):
-        morning.end_of_day(day)
-        morning.run(day)
-        assert fund.number not in sent(morning, day, 0)
-    require_sound(morning, FRIDAY, MONDAY, TUESDAY)
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    assert fund.number not in sent(morning, MONDAY, 0)
+    require_sound(morning, MONDAY)
 
 
-def test_refresh_early_while_the_next_date_is_staged_makes_it_stage_again(morning: Morning) -> None:
-    fund = consenting_late(morning)
+def test_refresh_early_while_the_next_date_is_staged_makes_it_stage_again(morning_with: MorningWith) -> None:
+    morning = morning_with(consenting_late)
+    fund = morning.funds[2]
     morning.end_of_day(MONDAY)
     work = attempt(morning.runtime, FEED, MONDAY, (FEED,))
     prepare(work)

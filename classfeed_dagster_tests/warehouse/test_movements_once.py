@@ -15,10 +15,7 @@ from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.warehouse.database import query
 from classfeed_dagster.warehouse.load import load_delivery
-from classfeed_dagster_tests.feed_run.test_delivered_ledger import AUDIENCE, Morning, morning
-
-FRIDAY, MONDAY, TUESDAY = (dt.date(2020, 4, day) for day in (3, 6, 7))
-__all__ = ["morning"]
+from classfeed_dagster_tests.fixtures.prepared_mornings import AUDIENCE, FRIDAY, MONDAY, TUESDAY, Morning
 
 _SUMS = """SELECT PORTFOLIO_NUMBER, COALESCE(SUM(AMOUNT), 0)::NUMBER(38,2), COALESCE(SUM(UNITS), 0)::NUMBER(38,6),
     COUNT(*), COUNT(DISTINCT TRANSACTION_ID) FROM FACT_MOVEMENT GROUP BY 1 ORDER BY 1"""
