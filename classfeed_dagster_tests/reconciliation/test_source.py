@@ -19,7 +19,7 @@ from classfeed_dagster_tests.fixtures import reconciliation_world as w
 from classfeed_dagster_tests.fixtures.reconciliation_scene import Scene
 
 
-def test_clean_date_has_no_breaks_and_accounts_for_every_row(scene: Scene) -> None:
+def test_clean_date_has_no_breaks_and_accounts_for_every_row_and_sum(scene: Scene) -> None:
     result = scene.reconcile()
     assert result.clean
     assert result.breaks == (), result.markdown(50)
@@ -30,19 +30,17 @@ def test_clean_date_has_no_breaks_and_accounts_for_every_row(scene: Scene) -> No
         "match"
     }
     assert "agree" in result.summary()
-
-
-def test_sums_per_record_and_currency_are_those_of_both_sides(scene: Scene) -> None:
+    assert result.finding is None
+    # The sums of each record and currency are those of both sides.
     balances = scene.frames["account_balances"].group_by("currency").agg(pl.col("ledger_balance").sum())
     values = scene.frames["investment_holdings"].group_by("currency").agg(pl.col("market_value").sum())
     expected = {
         *(("account_balances.ledger_balance", *row) for row in balances.iter_rows()),
         *(("investment_holdings.market_value", *row) for row in values.iter_rows()),
     }
-    amounts = scene.reconcile().amounts
-    assert expected <= {(amount.metric, amount.currency, amount.ours) for amount in amounts}
-    assert all(amount.theirs == amount.ours for amount in amounts)
-    assert not any(amount.known or amount.difference for amount in amounts)
+    assert expected <= {(amount.metric, amount.currency, amount.ours) for amount in result.amounts}
+    assert all(amount.theirs == amount.ours for amount in result.amounts)
+    assert not any(amount.known or amount.difference for amount in result.amounts)
 
 
 def test_reconciliation_reads_s3(bigsite_engine: sa.Engine, s3_store: ObjectStore) -> None:
@@ -83,8 +81,7 @@ def test_identifier_left_in_the_file_is_an_error(bigsite_engine: sa.Engine, loca
     assert "123" not in result.markdown(50)
 
 
-def test_finding_names_the_same_errors_alike_and_none_without(scene: Scene) -> None:
-    assert scene.reconcile().finding is None
+def test_finding_names_the_same_errors_alike(scene: Scene) -> None:
     w.rewrite_page(scene.store, scene.page_of("SW000001"), "<NetAmount>", "<NetAmount>1")
     first, second = scene.reconcile().finding, scene.reconcile().finding
     assert first == second is not None
