@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import dagster as dg
 
@@ -21,6 +22,7 @@ from classfeed_dagster.repair.facts import Probe, gather, stopped_by_schema
 from classfeed_dagster.repair.observations import Observations
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.heartbeats import record
+from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.tags import (
     ATTEMPT_TAG,
     CORRELATION_TAG,
@@ -74,7 +76,7 @@ def repair_sensor(
     seconds: int,
 ) -> dg.SensorDefinition:
     """Return the sensor that starts the runs that due dates need."""
-    probes: dict[int, Probe] = {}  # by runtime: one in a process, several in tests
+    probes: WeakKeyDictionary[ObjectStore, Probe] = WeakKeyDictionary()  # one in a process, several in tests
 
     @dg.sensor(
         name="repair",
@@ -89,7 +91,7 @@ def repair_sensor(
     ) -> dg.SensorResult | dg.SkipReason:
         now, store = current_time(runtime), runtime.store
         recover_dead_runs(context.instance)
-        probe = probes.setdefault(id(runtime), Probe(runtime.settings.source_probe_seconds))
+        probe = probes.setdefault(store, Probe(runtime.settings.source_probe_seconds))
         ask = probe.is_due(now, consent_events.latest_event_at(store))
         gathered = gather(runtime, run_reader(context.instance), feeds, now, ask_changes=ask, turn=probe.turn)
         if gathered.drift is not None:
