@@ -139,10 +139,11 @@ def test_unchecked_delivery_raises_an_incident(live_desk_after: DeskAfter, switc
     assert "were not evaluated" in text
 
 
-def test_worker_death_after_delivery_is_not_alerted_during_its_retry(watched: Desk, switchboard: Switchboard) -> None:
-    watched.two_customers(MONDAY)
+def test_worker_death_after_delivery_is_not_alerted_during_its_retry(
+    live_desk_after: DeskAfter, switchboard: Switchboard
+) -> None:
+    watched = watch(live_desk_after(monday_delivered), switchboard)
     with watched.at("2026-03-03T06:00:00+11:00"):
-        watched.run(MONDAY, at=watched.runtime.settings.now)
         for record in watched.instance.get_run_records():
             watched.instance.delete_run(record.dagster_run.run_id)
         # What is left of it: a run that was lost before its last checks.

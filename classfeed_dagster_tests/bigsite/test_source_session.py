@@ -36,7 +36,7 @@ DEFAULTS = {
 NAME = "Zo\u00eb Family Fund"
 
 
-@pytest.fixture(params=["UTF8", "LATIN1"])
+@pytest.fixture(params=[pytest.param("UTF8", marks=pytest.mark.nightly), "LATIN1"])
 def hostile_engine(request: pytest.FixtureRequest, postgres_url: str) -> Iterator[sa.Engine]:
     """Connect to a bigsite of either encoding with every default that could change a client's result."""
     admin = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
@@ -58,6 +58,7 @@ def hostile_engine(request: pytest.FixtureRequest, postgres_url: str) -> Iterato
         admin.dispose()
 
 
+@pytest.mark.usefixtures("local_warehouse")
 def test_database_defaults_change_no_delivery(hostile_engine: sa.Engine, tmp_path: Path) -> None:
     with at_a_desk(hostile_engine, tmp_path) as desk:
         customer, *_ = desk.two_customers()

@@ -136,7 +136,7 @@ def test_altered_csv_is_an_error(desk_in_shadow: DeskInShadow, feed: str, old: s
 
 def test_switched_off_rows_are_excluded_with_their_reason(market: Desk) -> None:
     market.switch(include_income={"class_super": False}, include_drp={"class_super": False})
-    assert market.run(MONDAY.isoformat()).outcome is Outcome.DELIVERED
+    assert market.deliver(MONDAY.isoformat()).kind == "DELIVERED"
     result = after_delivery(market, "class_super").source()
     assert result.breaks == (), result.markdown()
     excluded = {reason: count for tally in result.tallies for reason, count in tally.excluded.items()}
@@ -161,7 +161,7 @@ def test_switched_off_row_is_named_by_no_reference(desk: Desk, switch: str) -> N
     desk.end_of_day(day)
     values: dict[str, dict[str, bool | str]] = {switch: {"class_super": False}}
     desk.switch(**values)
-    assert desk.run(day).outcome is Outcome.DELIVERED
+    assert desk.deliver(day).kind == "DELIVERED"
     movements = desk.records(day)["movement_transactions"]
     ids = set(movements["transaction_id"])
     references = [name for column in ("reverses", "relates_to") for name in movements[column].drop_nulls()]

@@ -13,20 +13,12 @@ from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter, monday_de
 MONDAY, TUESDAY, WEDNESDAY = "2026-03-02", "2026-03-03", "2026-03-04"
 
 
-def test_first_date_delivers_all_portfolios_in_full(desk: Desk) -> None:
-    desk.two_customers(MONDAY)
-    report = desk.run(MONDAY)
-    assert report.outcome is Outcome.DELIVERED, report
-    assert report.failed_checks == ()
+def test_first_date_delivers_all_portfolios_in_full_once(desk_after: DeskAfter) -> None:
+    desk = desk_after(monday_delivered)
     records = desk.records(MONDAY)
     assert records["accounts"]["portfolio_number"].to_list() == ["SW00000001", "SW00000002"]
     assert set(records["accounts"]["extract"]) == {"FULL"}
-
-
-def test_job_run_twice_delivers_one_document(desk_after: DeskAfter) -> None:
-    desk = desk_after(monday_delivered)
-    report = desk.run(MONDAY)
-    assert report.outcome is Outcome.NOTHING_TO_DO
+    assert desk.run(MONDAY).outcome is Outcome.NOTHING_TO_DO
     assert len(desk.status(MONDAY).deliveries) == 1
 
 

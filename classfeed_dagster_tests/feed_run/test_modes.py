@@ -9,20 +9,34 @@ from classfeed_dagster.delivery.feed_mode import shadow_key
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster_tests.fixtures.delivering import csv_text
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
 TRADE = "class_trade"
 
 
-@pytest.fixture
-def market(desk: Desk) -> Desk:
-    """Return two customers with a contract note each before the first date, and one on it."""
+def trade(desk: Desk) -> None:
+    """Create two customers with a contract note each on the first date."""
     bhp = desk.bigsite.security("BHP", price={MONDAY: "45.50"})
     for number in ("SW00000001", "SW00000002"):
         portfolio = desk.bigsite.portfolio(number).consent(granted_at="2026-02-20T00:00:00Z")
         portfolio.deposit("10000.00", "2026-02-23")
         portfolio.buy(bhp, "100", "45.00", MONDAY)
     desk.end_of_day(MONDAY)
+
+
+def deliver_in_shadow(desk: Desk) -> None:
+    """Deliver the contract notes, which are not sent to the recipient."""
+    trade(desk)
+    report = desk.run(MONDAY, feed=TRADE)
+    assert report.outcome is Outcome.DELIVERED, report
+    assert "shadow: not sent to the recipient" in report.message
+
+
+@pytest.fixture
+def market(desk: Desk) -> Desk:
+    """Return the two customers before any delivery."""
+    trade(desk)
     return desk
 
 
@@ -38,10 +52,8 @@ def test_mode_off_ends_cleanly_and_writes_nothing(market: Desk) -> None:
     assert market.run(MONDAY, feed=TRADE).outcome is Outcome.DELIVERED
 
 
-def test_mode_shadow_delivers_under_the_shadow_prefix_only(market: Desk) -> None:
-    report = market.run(MONDAY, feed=TRADE)
-    assert report.outcome is Outcome.DELIVERED, report
-    assert "shadow: not sent to the recipient" in report.message
+def test_mode_shadow_delivers_under_the_shadow_prefix_only(desk_after: DeskAfter) -> None:
+    market = desk_after(deliver_in_shadow)
     store = market.runtime.store
     assert list(store.list("delivered/")) == []
     key = f"delivered/{TRADE}/{MONDAY}/r0/class_trade_20260302_r0.csv"
@@ -94,8 +106,8 @@ def test_two_feeds_with_the_same_movements_are_never_live_for_a_portfolio(market
     assert (hold.number, hold.held_back.reason) == ("SW00000001", "breaks delivered_by_another_feed (once)")
 
 
-def test_old_apps_file_is_compared_when_it_lands(market: Desk) -> None:
-    market.run(MONDAY, feed=TRADE)
+def test_old_apps_file_is_compared_when_it_lands(desk_after: DeskAfter) -> None:
+    market = desk_after(deliver_in_shadow)
     requests, why_not = market.tick("class_trade_parity")
     assert requests == []
     assert "no date of class_trade has both" in why_not

@@ -39,7 +39,7 @@ def test_customer_two_delivered_dates_are_listed_newest_first(live_desk_after: D
     first, *_ = desk.bigsite.portfolios
     desk.end_of_day(TUESDAY)
     with desk.at("2026-03-04T06:00:00+11:00"):
-        desk.run(TUESDAY, at=desk.runtime.settings.now)
+        desk.deliver(TUESDAY)
         entry = history(desk, first.number)
         everything = customer_history(
             desk.runtime, [desk.feed("class_super")], first.number, now=dt.datetime(2026, 3, 3, 19, tzinfo=dt.UTC)
@@ -93,7 +93,7 @@ def test_customer_held_back_gets_the_rule_in_words(live_desk_after: DeskAfter) -
         assert history(desk, second.number).held_back == ()
     desk.end_of_day(TUESDAY)
     with desk.at("2026-03-04T06:00:00+11:00"):
-        desk.run(TUESDAY, at=desk.runtime.settings.now)
+        desk.deliver(TUESDAY)
         later = history(desk, first.number)
     assert entry.answer.startswith("Held back on 2 March 2026. Our records do not pass a check (")
     assert "_" not in entry.answer
@@ -110,7 +110,7 @@ def test_customer_delivered_before_a_rule_broke_is_not_held_back(live_desk_after
                 sa.text("UPDATE bigsite.portfolio SET portfolio_name = E'A\\u0001' WHERE portfolio_number = :number"),
                 {"number": first.number},
             )
-        desk.run(MONDAY, at=desk.runtime.settings.now, fresh_snapshot=True)
+        desk.deliver(MONDAY, fresh=True)
         entry = history(desk, first.number)
     assert entry.held_back == ()
     assert entry.answer.startswith("CLASS was sent the data of 2 March 2026")
@@ -124,7 +124,7 @@ def test_customer_of_a_shadow_feed_was_sent_nothing(desk: Desk) -> None:
         never = customer_history(
             desk.runtime, [desk.feed("class_super")], first.number, now=dt.datetime(2026, 3, 2, 19, tzinfo=dt.UTC)
         )
-        desk.run(MONDAY, at=desk.runtime.settings.now)
+        desk.deliver(MONDAY)
         entry = history(desk, first.number)
         desk.switch(mode={"class_super": "off"})
         off = history(desk, first.number)
@@ -142,7 +142,7 @@ def test_customer_answer_names_what_a_switch_leaves_out(desk: Desk) -> None:
     desk.switch(include_income={"class_super": False}, portfolios={"class_super": first.number})
     desk.end_of_day(MONDAY)
     with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run(MONDAY, at=desk.runtime.settings.now)
+        desk.deliver(MONDAY)
         sent, excluded = history(desk, first.number), history(desk, second.number)
     assert sent.answer == (
         "CLASS was sent the data of 2 March 2026 (revision 0). By the switch include-income, dividends, distributions and "
@@ -158,7 +158,7 @@ def test_customer_first_delivery_in_full_is_found_behind_the_listed_dates(live_d
     first, *_ = desk.bigsite.portfolios
     for day in (TUESDAY, "2026-03-04"):
         desk.end_of_day(day)
-        desk.run(day)
+        desk.deliver(day)
     with desk.at("2026-03-05T06:00:00+11:00"):
         now = desk.runtime.settings.now
         assert now is not None
