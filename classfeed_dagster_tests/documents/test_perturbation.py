@@ -330,7 +330,7 @@ def test_perturbed_comparison_changes_with_either_row(line: Line, column: str, c
 def test_perturbed_selecting_column_changes_all_its_lineage(line: Line, column: str) -> None:
     expected = named(column)
     unmoved = {level: set(names) for level, names in expected.items()}
-    for days in (0, 1, -1, 45, -45, -600, 1500):
+    for days in (45, -600, 1500, 0, 1, -1, -45):  # mostly the first is enough
         changed = line.changed_by(column, days=days)
         unmoved = {level: names - changed[level] for level, names in unmoved.items()}
         if not any(unmoved.values()):
