@@ -7,7 +7,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll
 from classfeed_dagster.errors import UsageError
+from classfeed_dagster.local import snowflake_server
 from classfeed_dagster.local.dagster_instance import open_instance
 from classfeed_dagster.orchestration.rehearsal import Rehearsal
 from classfeed_dagster.orchestration.run_date import Outcome, RunReport
@@ -37,6 +39,7 @@ from classfeed_dagster.settings import Settings, get_settings
 from classfeed_dagster.store import open_store
 from classfeed_dagster.stored_records import quarantine_key, to_json
 from classfeed_dagster_tests.fixtures.databases import fresh_database
+from classfeed_dagster_tests.fixtures.warehouse import session_warehouse
 
 Command = Callable[..., Result]
 NOW = dt.datetime(2023, 1, 10, tzinfo=dt.UTC)
@@ -46,7 +49,10 @@ NOW = dt.datetime(2023, 1, 10, tzinfo=dt.UTC)
 def classfeed(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """Yield a runner of ``classfeed`` with settings of its own; every test of this file sees the same store and database."""
     home = tmp_path_factory.mktemp("home")
-    with fresh_database(postgres_url) as url, pytest.MonkeyPatch.context() as environment:
+    with (
+        fresh_database(postgres_url) as url, session_warehouse(home), pytest.MonkeyPatch.context() as environment
+    ):  # fmt: skip
+        environment.setattr(snowflake_server, "release", lambda _: False)  # one server for all commands
         environment.delenv("DAGSTER_HOME", raising=False)
         environment.setenv("CLASSFEED_HOME", str(home))
         environment.setenv("CLASSFEED_BIGSITE_URL", url)
@@ -180,58 +186,52 @@ def test_error_is_printed_in_a_sentence(
     assert len((output.out + output.err).splitlines()) == 1 + output.out.startswith("source not ready"), output
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (("approve-removals", "--date", "2023-01-04", "--reason", "client services asked"), "Nothing to approve"),
-        (("reconcile", "--date", "2023-01-04", "--feed", "nope"), "the feeds are"),
-        (("statement", "--feed", "nope"), "the feeds are"),
-        (("customer", "SW1", "--feed", "nope"), "the feeds are"),
-        (("refresh", "SW1", "--feed", "nope", "--reason", "client services asked"), "the feeds are"),
-        (("evidence", "--from", "2023-01-04", "--to", "2023-01-03"), "has no business date from"),
-        (("lineage", "nope"), "No column's name holds"),
-        (("statement", "--month", "2999-01"), "has not begun"),
-        (("owner", "--month", "2023-13"), "expected YYYY-MM"),
-        (("demo", "--portfolios", "20", "--days", "2"), "holds another world"),
-    ],
-)
-def test_refusal_imports_no_library_of_the_data_path(demo: Result, words: tuple[str, ...], says: str) -> None:
-    script = "import atexit, sys; atexit.register(lambda: print(*sys.modules)); import classfeed_dagster.cli.app as app"
-    command = [sys.executable, "-c", f"{script}; app.main()", *words]
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2, refused.stderr
-    assert says in refused.stderr
-    needed = {"sqlalchemy", "numpy"} if words[0] == "demo" else set()  # bigsite is asked which world it holds
-    assert not {"dagster", "sqlalchemy", "pyarrow", "numpy", "duckdb"} & set(refused.stdout.split()) - needed
+REFUSALS = [
+    (("approve-removals", "--date", "2023-01-04", "--reason", "client services asked"), "Nothing to approve"),
+    (("reconcile", "--date", "2023-01-04", "--feed", "nope"), "the feeds are"),
+    (("statement", "--feed", "nope"), "the feeds are"),
+    (("customer", "SW1", "--feed", "nope"), "the feeds are"),
+    (("refresh", "SW1", "--feed", "nope", "--reason", "client services asked"), "the feeds are"),
+    (("evidence", "--from", "2023-01-04", "--to", "2023-01-03"), "has no business date from"),
+    (("lineage", "nope"), "No column's name holds"),
+    (("statement", "--month", "2999-01"), "has not begun"),
+    (("owner", "--month", "2023-13"), "expected YYYY-MM"),
+    (("demo", "--portfolios", "20", "--days", "2"), "holds another world"),
+]
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "says", "opened"),
-    [
-        (("trace", "99999"), 2, "Invalid transaction id", set()),
-        (("trace", "T99999999"), 3, "no such row", {"sqlalchemy"}),
-        (("trace", "SW00", "ASX:BHP", "--date", "2023-01-03"), 2, "no portfolio SW00", {"sqlalchemy"}),
-        (("trace", "SW00", "CASH:AUD", "--date", "2023-01-03"), 2, "no cash account", {"sqlalchemy"}),
-        (("trace", "SW00", "--feed", "class_trade"), 2, "Invalid transaction id", set()),
-        (
-            ("trace", "C1", "--feed", "class_trade"),
-            2,
-            "class_trade never carries C1: its ids begin with T",
-            {"polars", "lxml"},
-        ),
-        (("trace", "T99999999", "--feed", "class_trade"), 3, "no such row", {"sqlalchemy", "polars", "lxml"}),
-    ],
-)
-def test_refused_trace_imports_no_library_it_does_not_ask(
-    demo: Result, words: tuple[str, ...], code: int, says: str, opened: set[str]
-) -> None:
-    script = "import atexit, sys; atexit.register(lambda: print(*sys.modules)); import classfeed_dagster.cli.app as app"
-    command = [sys.executable, "-c", f"{script}; app.main()", *words]
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert refused.returncode == code, refused.stderr
-    assert says in " ".join((refused.stdout + refused.stderr).split())
-    data_path = {"dagster", "sqlalchemy", "pyarrow", "numpy", "duckdb", "polars", "lxml"}
-    assert data_path & set(refused.stdout.split()) == opened
+def test_refusal_imports_no_library_of_the_data_path(demo: Result) -> None:
+    refusals = answers([words for words, _ in REFUSALS])
+    for (words, says), refused in zip(REFUSALS, refusals, strict=True):
+        assert refused.code == 2, (words, refused.error)
+        assert says in refused.error, words
+        needed = {"sqlalchemy", "numpy"} if words[0] == "demo" else set()  # bigsite is asked which world it holds
+        assert not {"dagster", "sqlalchemy", "pyarrow", "numpy", "duckdb"} & refused.modules - needed, words
+
+
+TRACES = [
+    (("trace", "99999"), 2, "Invalid transaction id", set()),
+    (("trace", "T99999999"), 3, "no such row", {"sqlalchemy"}),
+    (("trace", "SW00", "ASX:BHP", "--date", "2023-01-03"), 2, "no portfolio SW00", {"sqlalchemy"}),
+    (("trace", "SW00", "CASH:AUD", "--date", "2023-01-03"), 2, "no cash account", {"sqlalchemy"}),
+    (("trace", "SW00", "--feed", "class_trade"), 2, "Invalid transaction id", set()),
+    (
+        ("trace", "C1", "--feed", "class_trade"),
+        2,
+        "class_trade never carries C1: its ids begin with T",
+        {"polars", "lxml"},
+    ),
+    (("trace", "T99999999", "--feed", "class_trade"), 3, "no such row", {"sqlalchemy", "polars", "lxml"}),
+]
+
+
+def test_refused_trace_imports_no_library_it_does_not_ask(demo: Result) -> None:
+    refusals = answers([words for words, *_ in TRACES])
+    for (words, code, says, opened), refused in zip(TRACES, refusals, strict=True):
+        assert refused.code == code, (words, refused.error)
+        assert says in " ".join((refused.output + refused.error).split()), words
+        data_path = {"dagster", "sqlalchemy", "pyarrow", "numpy", "duckdb", "polars", "lxml"}
+        assert data_path & refused.modules == opened, words
 
 
 def test_unknown_transaction_has_the_documented_shape(demo: Result, classfeed: Command) -> None:
@@ -257,8 +257,9 @@ app.script()
 """
 
 
-@pytest.mark.parametrize(("code", "ends"), [("None", 0), ("3", 3), ("'a sentence'", 1)])
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("code", "ends", "late"), [("None", 0, False), ("None", 0, True), ("3", 3, False), ("'a sentence'", 1, False)]
+)
 def test_script_ends_with_its_code_after_handlers_and_output(code: str, ends: int, late: bool) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", ENDING.format(code=code, late=late)], capture_output=True, text=True, check=False
@@ -282,8 +283,9 @@ def test_reconcile_prints_for_people_and_as_json(demo: Result, classfeed: Comman
     result = classfeed("reconcile", "--date", "2023-01-03")
     assert result.exit_code == 0, result.output
     assert "report:" in result.output
-    outcome = classfeed("reconcile", "--date", "2023-01-03", "--json")
-    sides = {load["side"]: load for load in json.loads(outcome.stdout)["sides"]}
+    outcome = json.loads(classfeed("reconcile", "--date", "2023-01-03", "--json").stdout)
+    assert undocumented("reconcile", outcome) == set()
+    sides = {load["side"]: load for load in outcome["sides"]}
     assert sides["source"]["errors"] == 0
     assert sides["data_team"]["breaks_missing_date"] == 1
     assert "missing date" in " ".join(classfeed("breaks", "--open", "--date", "2023-01-03").output.split())
@@ -374,7 +376,6 @@ def test_customer_who_leaves_later_is_not_held_back_for_a_delivered_date(demo: R
         ("watchdog", "--no-tell", "--no-sensors"),
         ("trace", "T1"),
         ("trace", "SW99000000", "CASH:AUD", "--date", "2023-01-04"),
-        ("reconcile", "--date", "2023-01-04"),
         ("frame", "investment_holdings", "--date", "2023-01-03"),
         ("schema", "check"),
         ("flags",),
@@ -391,12 +392,16 @@ def test_reading_command_prints_json(demo: Result, classfeed: Command, words: tu
     result = classfeed(*words, "--json")
     document = json.loads(result.stdout)
     assert isinstance(document, dict), result.output
+    command = " ".join(words[:2]) if words[0] == "schema" else words[0]
+    if command not in ("frame", "flags"):  # whose rows are named by columns and switches
+        assert undocumented("evidence" if "2023-01-03..2023-01-04" in words else command, document) == set()
+
+
+def undocumented(command: str, document: object) -> set[str]:
+    """Return the keys that the documented shape of a command's JSON lacks."""
     page = (Path(__file__).parents[2] / "docs" / "json-output.md").read_text()
     shapes = dict(re.findall(r"^\| `([a-z ]+)` \| (.*) \|$", page, re.MULTILINE))
-    command = " ".join(words[:2]) if words[0] == "schema" else words[0]
-    shape = shapes["evidence" if "2023-01-03..2023-01-04" in words else command]
-    if command not in ("frame", "flags"):  # whose rows are named by columns and switches
-        assert _keys(document) - set(re.findall(r'"([a-z_0-9]+)"', shape)) == set()
+    return _keys(document) - set(re.findall(r'"([a-z_0-9]+)"', shapes[command]))
 
 
 def _keys(document: object) -> set[str]:
@@ -518,3 +523,42 @@ def test_demo_from_a_date_begins_there_and_refuses_a_holiday(new_home: Path) -> 
     local._choose_first_date(dt.date(2023, 1, 4), 3)
     assert get_settings().first_business_date == dt.date(2023, 1, 4)
     assert Settings(home=new_home.parent).first_business_date == dt.date(2023, 1, 3)
+
+
+# Imports the command line once; each command runs in a fork of that process.
+ANSWERS = """
+import contextlib, io, json, os, sys
+import classfeed_dagster.cli.app as app
+for words in json.load(sys.stdin):
+    child = os.fork()
+    if child == 0:
+        sys.argv = ["classfeed", *words]
+        output, error, code = io.StringIO(), io.StringIO(), 0
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(error):
+            try:
+                app.main()
+            except SystemExit as end:
+                code = int(end.code or 0)
+        print(json.dumps([code, output.getvalue(), error.getvalue(), list(sys.modules)]), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Exit code and texts of a command, and the modules that its process had imported at its end."""
+
+    code: int
+    output: str
+    error: str
+    modules: frozenset[str]
+
+
+def answers(commands: Sequence[tuple[str, ...]]) -> list[Answer]:
+    """Run each command in a new process without this one's modules."""
+    process = [sys.executable, "-c", ANSWERS]
+    ended = subprocess.run(process, input=json.dumps(commands), capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert len(lines) == len(commands), ended.stderr
+    return [Answer(code, output, error, frozenset(modules)) for code, output, error, modules in lines]
