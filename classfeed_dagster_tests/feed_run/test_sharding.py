@@ -17,6 +17,8 @@ from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.feed_run import sharding as sharing
 from classfeed_dagster.feed_run.feed_run import FeedRun
+from classfeed_dagster.feeds import FEEDS
+from classfeed_dagster.feeds.class_super import FEED as CLASS_SUPER
 from classfeed_dagster.orchestration.assets import feeds as assets
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.fan_out import Stage
@@ -24,22 +26,37 @@ from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster_tests.feeds.test_another_recipient import BGL
 from classfeed_dagster_tests.fixtures.desk import FEED, Desk, at_a_desk
+from classfeed_dagster_tests.fixtures.morning import attempt, deliver, prepare
 from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter, Preparation, PreparedDesks
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
-NUMBERS = [f"SW0000000{at}" for at in range(1, 8)]
+NUMBERS = [f"SW0000000{at}" for at in range(1, 6)]
 
 
-def set_up(desk: Desk, **settings: Any) -> Desk:
-    """Return settings with small slices and pages, and those given."""
-    small = {"slice_portfolios": 1, "max_page_bytes": 8 * 1024 + 3000, **settings}
+def in_one_process(desk: Desk) -> Desk:
+    """Give the desk small slices and pages."""
+    small = {"slice_portfolios": 1, "max_page_bytes": 8 * 1024 + 2000}
     desk.runtime.settings = desk.runtime.settings.model_copy(update=small)
+    return desk
+
+
+def in_shards(desk: Desk, portfolios: int = 2) -> Desk:
+    """Give the desk small slices and pages, and steps for shards of so many portfolios, which any worker runs."""
+    several = {"executor": "multiprocess", "shard_portfolios": portfolios}
+    desk.runtime.settings = in_one_process(desk).runtime.settings.model_copy(update=several)
     desk.definitions = build_definitions(desk.runtime, desk.feeds)
     return desk
 
 
-def seven_customers(desk: Desk) -> None:
-    """Create seven who trade on Monday, the third of them with units that don't add up; five trade again on Tuesday."""
+def deliver_alone(desk: Desk, day: str, feed: str = FEED, *, fresh: bool = False) -> None:
+    """Deliver a date in this process, without Dagster."""
+    work = attempt(desk.runtime, desk.feed(feed), dt.date.fromisoformat(day), desk.feeds)
+    prepare(work, fresh=fresh)
+    assert deliver(work).kind == "DELIVERED"
+
+
+def five_customers(desk: Desk) -> None:
+    """Create five who trade on Monday, the third of them with units that don't add up; four trade again on Tuesday."""
     bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10", "2026-03-02": "45.50", "2026-03-03": "45.75"})
     created = []
     for at, number in enumerate(NUMBERS):
@@ -51,45 +68,36 @@ def seven_customers(desk: Desk) -> None:
         created.append(portfolio)
     desk.bigsite.end_of_day(MONDAY)
     desk.break_units(created[2], MONDAY)
-    for portfolio in created[:5]:
+    for portfolio in created[:4]:
         portfolio.buy(bhp, "7", "45.25", TUESDAY)
     desk.end_of_day(TUESDAY)
 
 
 @pytest.fixture
-def shared(desk: Desk) -> Desk:
-    """Prepare a desk with two portfolios a shard, whose steps run in any free worker."""
-    return set_up(desk, executor="multiprocess", shard_portfolios=2)
-
-
-@pytest.fixture
-def alone(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
-    """Yield another desk, at the same bigsite, where one process does everything."""
-    with at_a_desk(bigsite_engine, tmp_path / "alone") as desk:
-        yield set_up(desk)
+def shared(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
+    """Prepare a desk with two portfolios a shard."""
+    with at_a_desk(bigsite_engine, tmp_path, [CLASS_SUPER]) as desk:
+        yield in_shards(desk)
 
 
 def monday_alone(desk: Desk) -> None:
     """Deliver Monday in one process."""
-    set_up(desk)
-    seven_customers(desk)
-    assert desk.run(MONDAY).outcome is Outcome.DELIVERED
+    five_customers(in_one_process(desk))
+    deliver_alone(desk, MONDAY)
 
 
 def monday_shared(desk: Desk) -> None:
     """Deliver Monday in shards of two portfolios."""
-    set_up(desk, executor="multiprocess", shard_portfolios=2)
-    seven_customers(desk)
+    five_customers(in_shards(desk))
     report = desk.run(MONDAY)
     assert report.outcome is Outcome.DELIVERED, report.message
 
 
 def monday_alone_without_the_first(desk: Desk) -> None:
     """Deliver Monday in one process after the first customer's consent has ended."""
-    set_up(desk)
-    seven_customers(desk)
+    five_customers(in_one_process(desk))
     end_consent_of_the_first(desk)
-    assert desk.run(MONDAY).outcome is Outcome.DELIVERED
+    deliver_alone(desk, MONDAY)
 
 
 @pytest.fixture
@@ -98,25 +106,23 @@ def after_alone(prepared_desks: PreparedDesks, tmp_path: Path) -> Iterator[DeskA
     with ExitStack() as stack:
 
         def open_copy(prepare: Preparation) -> Desk:
-            return set_up(stack.enter_context(prepared_desks.after(prepare, None).copied(tmp_path / "alone")))
+            return stack.enter_context(prepared_desks.after(prepare, [CLASS_SUPER]).copied(tmp_path / "alone"))
 
         yield open_copy
 
 
 @pytest.fixture
-def after_shared(desk_after: DeskAfter) -> Desk:
+def after_shared(live_desk_after: DeskAfter) -> Desk:
     """Return a copy of the desk after Monday in shards."""
-    return set_up(desk_after(monday_shared), executor="multiprocess", shard_portfolios=2)
+    return in_shards(live_desk_after(monday_shared))
 
 
 @pytest.fixture(scope="module")
 def corrected_alone(prepared_desks: PreparedDesks, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Return Monday's deliveries by one process, with the correction of its end of day."""
-    with prepared_desks.after(monday_alone, None).copied(tmp_path_factory.mktemp("corrected")) as desk:
-        set_up(desk)
+    with prepared_desks.after(monday_alone, [CLASS_SUPER]).copied(tmp_path_factory.mktemp("corrected")) as desk:
         desk.end_of_day(MONDAY)  # the end of day again, with units that add up
-        assert desk.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
-        assert desk.run(MONDAY).outcome is Outcome.NOTHING_TO_DO
+        deliver_alone(desk, MONDAY, fresh=True)
         return delivered(desk, MONDAY)
 
 
@@ -151,12 +157,11 @@ def steps(desk: Desk, asset: str) -> list[str]:
 
 def test_fan_out_changes_no_byte(after_shared: Desk, after_alone: DeskAfter) -> None:
     shared, alone = after_shared, after_alone(monday_alone)
-    for day, size, last in ((MONDAY, 2, 3), (TUESDAY, 1, 1)):  # on Tuesday no history is sent
+    for day, size, last in ((MONDAY, 2, 2), (TUESDAY, 1, 1)):  # on Tuesday no history is sent
         if day == TUESDAY:
-            set_up(shared, shard_portfolios=size)
-            for desk in (alone, shared):
-                report = desk.run(day)
-                assert report.outcome is Outcome.DELIVERED, report.message
+            deliver_alone(alone, day)
+            report = in_shards(shared, size).run(day)
+            assert report.outcome is Outcome.DELIVERED, report.message
         assert delivered(shared, day) == delivered(alone, day)
         created = steps(shared, "class_super__document")
         shards = {f"shard[{at}]" for at in range(last + 1)}
@@ -172,7 +177,7 @@ def test_fan_out_changes_no_byte(after_shared: Desk, after_alone: DeskAfter) -> 
 
 def test_missing_page_is_built_by_the_last_step(shared: Desk, after_alone: DeskAfter, monkeypatch: Any) -> None:
     """Remove a page before the last step, which then builds the document itself."""
-    seven_customers(shared)
+    five_customers(shared)
 
     def after_a_page_went(work: FeedRun) -> Build | None:
         pages = [key for key in work.store.list("staged/") if "/page-" in key]
@@ -208,16 +213,18 @@ def test_fan_out_of_other_inputs_is_ignored(
 
 
 @pytest.mark.parametrize("feed", ["class_trade", pytest.param("class_cash", marks=pytest.mark.nightly)])
-def test_feed_of_one_file_is_fanned_out(shared: Desk, alone: Desk, feed: str) -> None:
-    seven_customers(shared)
-    for desk in (shared, alone):
-        assert desk.run(MONDAY, feed=feed).outcome is Outcome.DELIVERED
-    assert delivered(shared, MONDAY, feed) == delivered(alone, MONDAY, feed)
+def test_feed_of_one_file_is_fanned_out(shared: Desk, tmp_path: Path, feed: str) -> None:
+    (declared,) = [each for each in FEEDS if each.name == feed]
+    shared.add(declared)
+    five_customers(shared)
+    assert shared.run(MONDAY, feed=feed).outcome is Outcome.DELIVERED
+    with at_a_desk(shared.bigsite.engine, tmp_path / "alone", [declared]) as desk:
+        deliver_alone(in_one_process(desk), MONDAY, feed)
+        assert delivered(shared, MONDAY, feed) == delivered(desk, MONDAY, feed)
 
 
 def test_ordinary_date_is_not_fanned_out(shared: Desk) -> None:
-    set_up(shared, executor="multiprocess", shard_portfolios=100)
-    seven_customers(shared)
+    in_shards(shared, 100).two_customers(MONDAY)
     assert shared.run(MONDAY).outcome is Outcome.DELIVERED
     assert steps(shared, "class_super__document") == ["in_lots", "in_shards", "together"]
     assert steps(shared, "class__account_details") == ["in_shards", "together"]
@@ -236,7 +243,7 @@ def test_concurrent_fan_out_of_the_same_date_delivers_once(
     shared: Desk, after_alone: DeskAfter, monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
     """A person runs the date as well, and a consent has ended: neither takes the other's parts, none fails for it."""
-    seven_customers(shared)
+    five_customers(shared)
     process = getattr(shards, after)
     rehearsed = dt.date.fromisoformat(MONDAY)
     feed = shared.feed(FEED)
@@ -246,10 +253,10 @@ def test_concurrent_fan_out_of_the_same_date_delivers_once(
 
     def then_another(*given: Any) -> Any:
         result = process(*given)
-        if after == "fan_out_pages" or given[3] == 3:  # the last shard
+        if after == "fan_out_pages" or given[3] == 2:  # the last shard
             end_consent_of_the_first(shared)
             ended.append(NUMBERS[0])
-            assert sharing.fan_out(other) == 4
+            assert sharing.fan_out(other) == 3
         return result
 
     monkeypatch.setattr(shards, after, then_another)
