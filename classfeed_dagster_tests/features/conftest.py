@@ -8,34 +8,30 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 import boto3
 import polars as pl
 import pytest
 import sqlalchemy as sa
-from openfeature import api
 from pytest_bdd import given, parsers, then, when
 
 from classfeed_dagster.alerting.incidents import open_incidents
 from classfeed_dagster.delivery.feed_mode import shadow_key
 from classfeed_dagster.delivery.quarantine import quarantine
 from classfeed_dagster.feeds import FEEDS
-from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import RunReport
-from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.settings import Settings
 from classfeed_dagster.simulation.proof import delivered_pages
 from classfeed_dagster.simulation.recipient import load
 from classfeed_dagster.support.refreshes import request_refresh
 from classfeed_dagster.support.reruns import Requester, RerunPolicy, RerunRefusedError, request_rerun, requests
 from classfeed_dagster_tests.features.promises import PREFIX
-from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Portfolio
+from classfeed_dagster_tests.fixtures.bigsite_builder import Portfolio
 from classfeed_dagster_tests.fixtures.catalogue import MONDAY, TUESDAY, WEDNESDAY, Cast
 from classfeed_dagster_tests.fixtures.delivering import csv_text
-from classfeed_dagster_tests.fixtures.desk import FEED, Desk
-from classfeed_dagster_tests.fixtures.instances import instance_in_memory
+from classfeed_dagster_tests.fixtures.desk import FEED, Desk, at_a_desk
 
 DAYS = {"Monday": MONDAY, "Tuesday": TUESDAY, "Wednesday": WEDNESDAY}
 _buckets = itertools.count()
@@ -98,22 +94,10 @@ def story(request: pytest.FixtureRequest, bigsite_engine: sa.Engine, tmp_path: P
             Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
         )
         place = {"store_url": f"s3://{bucket}/feed", "s3_endpoint_url": endpoint}
-    runtime = Runtime(
-        Settings(
-            bigsite_url=bigsite_engine.url.render_as_string(hide_password=False),
-            home=tmp_path,
-            first_business_date=dt.date.fromisoformat(MONDAY),
-            max_held_back_share="0.5",
-            max_removed_share="0.5",
-            **place,
-        )
-    )
-    with instance_in_memory() as instance:
-        bigsite = Bigsite(bigsite_engine)
-        desk = Desk(bigsite, runtime, instance, build_definitions(runtime), FEEDS)
-        yield Story(desk, Cast(bigsite))
-    runtime.close()
-    api.clear_providers()
+    with at_a_desk(bigsite_engine, tmp_path, FEEDS) as desk:  # new sensors, which remember no earlier time
+        more = {"max_removed_share": Decimal("0.5"), **place}
+        desk.runtime.settings = desk.runtime.settings.model_copy(update=more)
+        yield Story(desk, Cast(desk.bigsite))
 
 
 # -- bigsite ----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ Feature: Consent decides who receives data
     And the recipient's sums match on Wednesday
 
   @proves-consent-rechecked @proves-portfolios-independent
-  @s3
   Scenario: Consent is revoked after the cut-off, before publishing
     Given bigsite has "a saver with one share"
     And bigsite has "another saver with one share"

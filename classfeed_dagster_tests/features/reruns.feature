@@ -2,7 +2,6 @@ Feature: The support group runs a date again
   As a member of the support group I may run a date again, and nothing else.
 
   @proves-delivered-once @proves-rerun-recorded
-  @s3
   Scenario: An accepted re-run is recorded and delivers nothing twice
     Given bigsite has "a saver with one share"
     When Monday ends and the feed runs the next morning
