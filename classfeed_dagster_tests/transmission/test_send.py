@@ -1,4 +1,4 @@
-"""Delivered files reach their destination, through the real job: in order, once, with receipts."""
+"""Delivered files reach their destination: in order, once, with receipts."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from classfeed_dagster.transmission import send as sending
 from classfeed_dagster.transmission.destination import HttpsUpload
 from classfeed_dagster.transmission.send import receipts, unsent
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.morning import deliver, prepare
 from classfeed_dagster_tests.fixtures.upload_server import Upload
 
 MONDAY, TUESDAY = dt.date(2026, 3, 2), dt.date(2026, 3, 3)
@@ -49,6 +50,14 @@ def prepared(desk: Desk, feed: Feed) -> None:
 def work(desk: Desk, feed: Feed, day: dt.date) -> FeedRun:
     audience = feed.audience(desk.runtime.settings.first_business_date)
     return FeedRun(desk.runtime, feed, audience, day, "c9", morning_after(day), desk.feeds)
+
+
+def delivered(desk: Desk, feed: Feed) -> FeedRun:
+    """Deliver Monday without Dagster and without sending it."""
+    attempt = work(desk, feed, MONDAY)
+    prepare(attempt)
+    assert deliver(attempt).kind == "DELIVERED"
+    return attempt
 
 
 def test_failed_sending_is_a_state_and_the_next_attempt_ends_it(desk: Desk, endpoint: str) -> None:
@@ -90,8 +99,9 @@ def test_crash_before_the_receipt_sends_nothing_twice(desk: Desk, endpoint: str)
             raise KeyboardInterrupt
         return create_record(store, key, *record)
 
-    with mock.patch.object(sending, "create_record", dying):
-        desk.run(MONDAY.isoformat(), feed="sent")
+    first = delivered(desk, feed)
+    with mock.patch.object(sending, "create_record", dying), pytest.raises(KeyboardInterrupt):
+        first.send()
     assert len(Upload.files) == 1
     (new,) = work(desk, feed, MONDAY).send()
     assert new.answer == "already there: HTTP 409"
@@ -100,12 +110,10 @@ def test_crash_before_the_receipt_sends_nothing_twice(desk: Desk, endpoint: str)
 def test_unsent_file_is_refused_without_verdicts_or_destination(desk: Desk, endpoint: str) -> None:
     feed = sending_feed(endpoint)
     prepared(desk, feed)
-    Upload.status = 503
-    desk.run(MONDAY.isoformat(), feed="sent")
-    Upload.status = 201
+    delivered(desk, feed)
     ready = work(desk, feed, MONDAY)
-    delivered = sending.live_deliveries(desk.runtime.store, "sent", MONDAY)
-    unproven = tuple(item.model_copy(update={"verdicts": item.verdicts[1:]}) for item in delivered)
+    deliveries = sending.live_deliveries(desk.runtime.store, "sent", MONDAY)
+    unproven = tuple(item.model_copy(update={"verdicts": item.verdicts[1:]}) for item in deliveries)
     with (
         mock.patch.object(sending, "live_deliveries", return_value=unproven),
         pytest.raises(GateRefusedError, match="document_valid"),

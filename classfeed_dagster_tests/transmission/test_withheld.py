@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
+import uuid
 from dataclasses import replace
 from decimal import Decimal
 from unittest import mock
@@ -18,6 +19,7 @@ from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.feed_run.feed_run import FeedRun
+from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feeds.examples import trade_list
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.orchestration.rehearsal import morning_after
@@ -25,9 +27,10 @@ from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.reconciliation.delivered import read_revisions
 from classfeed_dagster.support.customer import read_date
 from classfeed_dagster.support.portfolio_search import PortfolioSearch
-from classfeed_dagster.transmission.destination import HttpsUpload
+from classfeed_dagster.transmission.destination import DestinationRefusedError, HttpsUpload, NotSentError
 from classfeed_dagster.transmission.send import awaiting_reissue, outstanding, receipts, unsent
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.morning import deliver, prepare
 from classfeed_dagster_tests.fixtures.upload_server import Upload
 
 MONDAY, TUESDAY = dt.date(2026, 3, 2), dt.date(2026, 3, 3)
@@ -38,7 +41,8 @@ LATER = morning_after(MONDAY) + dt.timedelta(hours=1)
 
 def prepared(desk: Desk, feed: Feed) -> None:
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_removed_share": Decimal(1)})
-    desk.add(feed)
+    desk.feeds = (*desk.feeds, feed)
+    start_flags(desk.runtime.settings, desk.feeds)
     for customer in desk.two_customers():
         customer.consent(granted_at="2026-02-20T00:00:00Z", recipient=feed.recipient)
         customer.deposit("11.00", "2026-03-02")
@@ -51,6 +55,31 @@ def prepared(desk: Desk, feed: Feed) -> None:
 def sending_feed(url: str, credential: str | None = None) -> Feed:
     destination = HttpsUpload(url, credential=credential)
     return Feed("sent", "Sent to BGL", "BGL", EPI, ("team:x",), FeedMode.LIVE, MONDAY, sends_to=destination)
+
+
+def attempt(desk: Desk, day: dt.date, at: dt.datetime | None = None) -> FeedRun:
+    """Return an attempt at a date of the added feed, by default on the following morning."""
+    feed = desk.feeds[-1]
+    return FeedRun(
+        desk.runtime, feed, feed.audience(MONDAY), day, uuid.uuid4().hex, at or morning_after(day), desk.feeds
+    )
+
+
+def deliver_and_send(desk: Desk, day: dt.date, at: dt.datetime | None = None, *, fresh: bool = False) -> str:
+    """Run the job's steps without Dagster; return what the delivery did."""
+    work = attempt(desk, day, at)
+    prepare(work, fresh=fresh)
+    kind = deliver(work).kind
+    work.send()
+    return kind
+
+
+def deliver_unsent(desk: Desk, day: dt.date, at: dt.datetime | None = None, *, fresh: bool = False) -> None:
+    """Deliver a date whose destination fails."""
+    Upload.status = 503
+    with pytest.raises(NotSentError):
+        deliver_and_send(desk, day, at, fresh=fresh)
+    Upload.status = 201
 
 
 def end_consent(desk: Desk, at: dt.datetime = ENDS_AT) -> None:
@@ -69,19 +98,27 @@ def sent(name: str) -> str:
 
 @pytest.mark.parametrize("began", [True, False])
 def test_withheld_file_is_replaced_by_a_revision_without_the_portfolio(desk: Desk, endpoint: str, began: bool) -> None:
-    """``began``: the destination failed while the file was sent; else before any of it was."""
+    """``began``: the destination failed while the file was sent, by the real job; else before any of it was."""
     feed, store = sending_feed(endpoint, None if began else "token"), desk.runtime.store
     prepared(desk, feed)
-    Upload.status = 503
-    assert desk.run(MONDAY.isoformat(), feed="sent").outcome is not Outcome.DELIVERED
+    if began:
+        desk.add()  # the definitions of the feed
+        Upload.status = 503
+        assert desk.run(MONDAY.isoformat(), feed="sent").outcome is Outcome.UNAVAILABLE
+        Upload.status = 201
+    else:
+        with pytest.raises(DestinationRefusedError):
+            deliver_and_send(desk, MONDAY)
     assert len(unsent(store, "sent", MONDAY)) == 1
-    Upload.status = 201
     desk.runtime.settings = desk.runtime.settings.model_copy(
         update={"transmission_credentials": {"token": SecretStr("x")}}
     )
     end_consent(desk)
-    report = desk.run(MONDAY.isoformat(), feed="sent", at=LATER)
-    assert report.outcome is Outcome.NOTHING_TO_DO, report.message
+    if began:
+        report = desk.run(MONDAY.isoformat(), feed="sent", at=LATER)
+        assert report.outcome is Outcome.NOTHING_TO_DO, report.message
+    else:
+        assert deliver_and_send(desk, MONDAY, LATER) == "NOTHING_TO_DO"
     assert list(Upload.files) == ["/in/sent-20260302-r1-p1.xml.gz"]
     document = sent("sent-20260302-r1-p1.xml.gz")
     assert (KEPT in document, ENDED in document, "<Replaces>" in document) == (True, False, False)
@@ -97,8 +134,7 @@ def test_withheld_file_is_replaced_by_a_revision_without_the_portfolio(desk: Des
     verification = verify_feed(store, "sent", EPI)
     assert (verification.problems, verification.manifests) == ([], 2)
     # Only a portfolio that may have arrived has a removal to announce.
-    report = desk.run(TUESDAY.isoformat(), feed="sent")
-    assert report.outcome is Outcome.DELIVERED, report.message
+    assert deliver_and_send(desk, TUESDAY) == "DELIVERED"
     tuesday = sent("sent-20260303-r0-p1.xml.gz")
     assert (KEPT in tuesday, ENDED in tuesday) == (True, began)
     assert verify_feed(store, "sent", EPI).problems == []
@@ -107,14 +143,11 @@ def test_withheld_file_is_replaced_by_a_revision_without_the_portfolio(desk: Des
 def test_dates_delivered_and_not_sent_are_each_issued_again(desk: Desk, endpoint: str) -> None:
     feed, store = sending_feed(endpoint), desk.runtime.store
     prepared(desk, feed)
-    Upload.status = 503
     for day in (MONDAY, TUESDAY):
-        desk.run(day.isoformat(), feed="sent", at=morning_after(TUESDAY))
-    Upload.status = 201
+        deliver_unsent(desk, day, morning_after(TUESDAY))
     end_consent(desk, morning_after(TUESDAY) + dt.timedelta(minutes=30))
     for day in (MONDAY, TUESDAY):
-        report = desk.run(day.isoformat(), feed="sent", at=morning_after(TUESDAY) + dt.timedelta(hours=1))
-        assert report.outcome is Outcome.NOTHING_TO_DO, report.message
+        assert deliver_and_send(desk, day, morning_after(TUESDAY) + dt.timedelta(hours=1)) == "NOTHING_TO_DO"
     assert list(Upload.files) == ["/in/sent-20260302-r1-p1.xml.gz", "/in/sent-20260303-r1-p1.xml.gz"]
     for name in Upload.files:
         assert ENDED not in sent(name.removeprefix("/in/"))
@@ -127,11 +160,9 @@ def test_file_of_one_portfolio_is_withheld_alone(desk: Desk, endpoint: str) -> N
     feed = replace(trade_list.FEED, mode=FeedMode.LIVE, sends_to=HttpsUpload(endpoint))
     prepared(desk, feed)
     store = desk.runtime.store
-    Upload.status = 503
-    desk.run(MONDAY.isoformat(), feed="trade_list")
-    Upload.status = 201
+    deliver_unsent(desk, MONDAY)
     end_consent(desk)
-    desk.run(MONDAY.isoformat(), feed="trade_list", at=LATER)
+    deliver_and_send(desk, MONDAY, LATER)
     (name,) = Upload.files
     assert (KEPT in sent(name.removeprefix("/in/")), len(desk.status(MONDAY.isoformat(), "trade_list").deliveries)) == (
         True,
@@ -144,16 +175,14 @@ def test_file_of_one_portfolio_is_withheld_alone(desk: Desk, endpoint: str) -> N
 def test_corrected_portfolio_keeps_its_own_unsent_file(desk: Desk, endpoint: str) -> None:
     feed, store = sending_feed(endpoint), desk.runtime.store
     prepared(desk, feed)
-    Upload.status = 503
-    desk.run(MONDAY.isoformat(), feed="sent")
+    deliver_unsent(desk, MONDAY)
     changed = tables.portfolio.update().where(tables.portfolio.c.portfolio_number == KEPT)
     with desk.runtime.engine.begin() as connection:
         connection.execute(changed.values(portfolio_name="New"))
-    desk.run(MONDAY.isoformat(), feed="sent", fresh_snapshot=True)
+    deliver_unsent(desk, MONDAY, fresh=True)
     assert len(unsent(store, "sent", MONDAY)) == 2
-    Upload.status = 201
     end_consent(desk)
-    desk.run(MONDAY.isoformat(), feed="sent", at=LATER)
+    deliver_and_send(desk, MONDAY, LATER)
     assert list(Upload.files) == ["/in/sent-20260302-r1-p1.xml.gz"]
     assert len(desk.status(MONDAY.isoformat(), "sent").deliveries) == 2
     assert verify_feed(store, "sent", EPI).problems == []
@@ -162,11 +191,9 @@ def test_corrected_portfolio_keeps_its_own_unsent_file(desk: Desk, endpoint: str
 def test_crash_after_withholding_is_continued_by_the_next_run(desk: Desk, endpoint: str) -> None:
     feed, store = sending_feed(endpoint), desk.runtime.store
     prepared(desk, feed)
-    Upload.status = 503
-    desk.run(MONDAY.isoformat(), feed="sent")
-    Upload.status = 201
+    deliver_unsent(desk, MONDAY)
     end_consent(desk)
-    work = FeedRun(desk.runtime, feed, feed.audience(MONDAY), MONDAY, "c9", LATER, desk.feeds)
+    work = attempt(desk, MONDAY, LATER)
     with mock.patch.object(FeedRun, "_stage_again", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         work.send()
     assert (unsent(store, "sent", MONDAY), outstanding(store, "sent", MONDAY)) == ((), 1)
