@@ -1,4 +1,4 @@
-"""A recipient that answers, rehearsed through the real jobs: some days here, 60 in the nightly run."""
+"""A recipient that answers, rehearsed through the real jobs: two days here, 60 in the nightly run."""
 
 from __future__ import annotations
 
@@ -64,9 +64,8 @@ __all__ = ["endpoint"]
 
 FIRST = dt.date(2023, 1, 3)
 SEED = 5
+TWO_DAYS_SEED = 9926  # one day is rejected, and every fault happens
 NAME = "told"
-OUTAGE_EVERY = 4  # days
-REFRESH_EVERY = 5
 
 
 class Notices(Messenger):
@@ -90,6 +89,9 @@ class Conversation:
 
     world: World
     desk: Desk
+    seed: int
+    outage_every: int  # days
+    refresh_every: int
     notices: Notices = field(default_factory=Notices)
     dates: list[dt.date] = field(default_factory=list)
     corrected: set[tuple[dt.date, str, str]] = field(default_factory=set)  # date, portfolio, TransactionId
@@ -109,7 +111,7 @@ class Conversation:
         self.world.advance(self.desk.runtime.engine, day)
         self.dates.append(day)
         now = morning_after(day)
-        if len(self.dates) % OUTAGE_EVERY == 0:  # the destination is away: the next attempt sends
+        if len(self.dates) % self.outage_every == 0:  # the destination is away: the next attempt sends
             Upload.status = 503
             assert self.desk.run(day.isoformat(), feed=NAME).outcome is Outcome.UNAVAILABLE
             Upload.status = 201
@@ -119,7 +121,7 @@ class Conversation:
         self.hear(now + dt.timedelta(hours=4))
         if self.correct(now + dt.timedelta(hours=5)):
             self.hear(now + dt.timedelta(hours=6))
-        if len(self.dates) % REFRESH_EVERY == 0:
+        if len(self.dates) % self.refresh_every == 0:
             self.refresh(day, now + dt.timedelta(hours=6, minutes=30))
             self.hear(now + dt.timedelta(hours=7))
         self.watch(now + dt.timedelta(hours=7, minutes=30))
@@ -211,7 +213,16 @@ def correct_row(engine: sa.Engine, transaction_id: str) -> None:
 
 
 @contextmanager
-def conversation(postgres_url: str, folder: Path, url: str, portfolios: int) -> Iterator[Conversation]:
+def conversation(
+    postgres_url: str,
+    folder: Path,
+    url: str,
+    portfolios: int,
+    *,
+    seed: int = SEED,
+    outage_every: int = 4,
+    refresh_every: int = 5,
+) -> Iterator[Conversation]:
     feed = Feed(
         NAME, "To a recipient that answers", "CLASS", EPI, ("team:x",), FeedMode.LIVE, FIRST,
         sends_to=HttpsUpload(url), acknowledgements=AnswerMapping(checks={"E42": "net_amount"}),
@@ -219,17 +230,17 @@ def conversation(postgres_url: str, folder: Path, url: str, portfolios: int) -> 
     with fresh_bigsite(postgres_url) as engine, instance_in_memory() as instance, session_warehouse(folder):
         settings = Settings(
             bigsite_url=engine.url.render_as_string(hide_password=False), home=folder, first_business_date=FIRST,
-            max_removed_share="1", simulation_seed=SEED,
+            max_removed_share="1", simulation_seed=seed,
         )  # fmt: skip
         runtime = Runtime(settings)
         world = World(
-            SEED, InventedMarket(SEED, FIRST), consented=portfolios, portfolios=portfolios + 2, first_day=FIRST,
+            seed, InventedMarket(seed, FIRST), consented=portfolios, portfolios=portfolios + 2, first_day=FIRST,
             history_days=8, environment=Environment.LOCAL,
         )  # fmt: skip
         world.seed(runtime.engine)
         desk = Desk(Bigsite(engine), runtime, instance, build_definitions(runtime, [feed]), (feed,))
         try:
-            yield Conversation(world, desk)
+            yield Conversation(world, desk, seed, outage_every, refresh_every)
         finally:
             runtime.close()
             api.clear_providers()
@@ -254,7 +265,7 @@ def require_nothing_lost(rehearsal: Conversation) -> None:
     hashes = [*(answer.sha256 for answer in kept), *(letter.sha256 for letter in letters)]
     assert len(hashes) == len(set(hashes)) == len(contents)
     # What the recipient did by its seed is what we know.
-    faults = {file.page.message_id: faults_of(SEED, file.page.message_id) for file in files if file.answers}
+    faults = {file.page.message_id: faults_of(rehearsal.seed, file.page.message_id) for file in files if file.answers}
     expected = Counter(fault for file_faults in faults.values() for fault in file_faults)
     assert sum(letter.reason == "no such file was delivered" for letter in letters) == expected[AnswerFault.OTHER_FILE]
     assert sum("json form" in letter.reason for letter in letters) == expected[AnswerFault.UNREADABLE]
@@ -284,7 +295,7 @@ def live(rehearsal: Conversation, count: int) -> None:
     rehearsal.hear(morning_after(days[count - 1]) + dt.timedelta(days=9))
     require_nothing_lost(rehearsal)
     assert all(file.answers for file in rehearsal.files())
-    assert len(rehearsal.refreshed) == count // REFRESH_EVERY
+    assert len(rehearsal.refreshed) == count // rehearsal.refresh_every
     store, feed = rehearsal.desk.runtime.store, rehearsal.feed
     proofs = prove(store, feed, rehearsal.world, days[count - 1], list(delivered_pages(store, feed, rehearsal.dates)))
     assert [proof.statement for proof in proofs if not proof.holds] == []
@@ -295,22 +306,28 @@ def live(rehearsal: Conversation, count: int) -> None:
     assert remaining == set()
 
 
-def test_conversation_of_five_days_loses_nothing(postgres_url: str, tmp_path: Path, endpoint: str) -> None:
-    with conversation(postgres_url, tmp_path, endpoint, portfolios=8) as rehearsal:
-        live(rehearsal, 5)
+def test_conversation_of_two_days_loses_nothing(postgres_url: str, tmp_path: Path, endpoint: str) -> None:
+    with conversation(
+        postgres_url, tmp_path, endpoint, portfolios=8, seed=TWO_DAYS_SEED, outage_every=2, refresh_every=2
+    ) as rehearsal:
+        live(rehearsal, 2)
         assert rehearsal.corrected
+        assert faults_in(rehearsal) == set(AnswerFault)
 
 
 @pytest.mark.nightly
 def test_conversation_of_sixty_days_loses_nothing(postgres_url: str, tmp_path: Path, endpoint: str) -> None:
     with conversation(postgres_url, tmp_path, endpoint, portfolios=24) as rehearsal:
         live(rehearsal, 60)
-        faults = {fault for file in rehearsal.files() for fault in faults_of(SEED, file.page.message_id)}
-        assert faults == set(AnswerFault)
+        assert faults_in(rehearsal) == set(AnswerFault)
         assert len(rehearsal.corrected) > 10
         assert rehearsal.notices.announced.keys() == {
             f"{name}.{NAME}" for name in ("not-acknowledged", "refused", "unreadable-answers")
         }
+
+
+def faults_in(rehearsal: Conversation) -> set[AnswerFault]:
+    return {fault for file in rehearsal.files() for fault in faults_of(rehearsal.seed, file.page.message_id)}
 
 
 def test_faults_follow_from_the_seed_and_have_their_frequency() -> None:
