@@ -18,7 +18,17 @@ from classfeed_dagster.delivery.checks import (
     held_back_share,
 )
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster_tests.fixtures.delivery_pipeline import DAY1, DAY2, FORMAT, Day, build, deliver, plan, simple
+from classfeed_dagster_tests.fixtures.delivery_pipeline import (
+    DAY1,
+    DAY2,
+    FORMAT,
+    Day,
+    build,
+    deliver,
+    on_s3_too,
+    plan,
+    simple,
+)
 
 Edit = Callable[[bytes], bytes]
 
@@ -40,6 +50,7 @@ def staged_build(local_store: ObjectStore, day: Day) -> Build:
     return build(local_store, day)
 
 
+@on_s3_too
 def test_checks_pass_a_good_build(store: ObjectStore, day: Day) -> None:
     new_build = build(store, day)
     examined = examine_build(store, new_build, FORMAT)

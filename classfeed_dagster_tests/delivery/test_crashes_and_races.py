@@ -81,8 +81,17 @@ def test_crash_at_every_call_then_the_same_run_delivers_once(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("server", ["moto_store", pytest.param("localbucket_store", marks=pytest.mark.nightly)])
-def test_crash_at_every_call_of_publishing_on_s3_delivers_once(server: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    ("server", "every"),
+    [
+        ("moto_store", 4),
+        pytest.param("moto_store", 1, marks=pytest.mark.nightly),
+        pytest.param("localbucket_store", 1, marks=pytest.mark.nightly),
+    ],
+)
+def test_crash_at_calls_of_publishing_on_s3_delivers_once(
+    server: str, every: int, request: pytest.FixtureRequest
+) -> None:
     s3_store: ObjectStore = request.getfixturevalue(server)
     # One bucket: feeds are apart, but a date after the other gives every call a fresh start.
     base = simple()
@@ -95,7 +104,7 @@ def test_crash_at_every_call_of_publishing_on_s3_delivers_once(server: str, requ
 
     calls = counted_calls(s3_store, work)
     expected = contents(s3_store)
-    for call in range(1, calls + 1):
+    for call in range(1, calls + 1, every):  # every call in a folder: above
         for key in set(s3_store.list("")) - set(clean):
             s3_store.delete(key)
         die_at(s3_store, call, work)
@@ -172,7 +181,18 @@ def test_crash_at_every_call_of_closing_an_attempt_recovers(tmp_path: Path) -> N
         assert verify_feed(store, FEED, FORMAT).problems == []
 
 
-@pytest.mark.parametrize("same_build", [True, False])
+@pytest.mark.parametrize(
+    ("store", "same_build"),
+    [
+        ("local_store", True),
+        ("local_store", False),
+        ("moto_store", False),
+        pytest.param("moto_store", True, marks=pytest.mark.nightly),
+        pytest.param("localbucket_store", True, marks=pytest.mark.nightly),
+        pytest.param("localbucket_store", False, marks=pytest.mark.nightly),
+    ],
+    indirect=["store"],
+)
 def test_threads_deliver_once(store: ObjectStore, same_build: bool) -> None:
     day = simple()
 

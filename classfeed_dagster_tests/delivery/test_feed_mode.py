@@ -16,6 +16,7 @@ from classfeed_dagster.store import ObjectNotFoundError, ObjectStore, open_store
 from classfeed_dagster.stored_records import manifest_key
 from classfeed_dagster_tests.fixtures import csv_frames as make
 from classfeed_dagster_tests.fixtures.delivering import deliver
+from classfeed_dagster_tests.fixtures.delivery_pipeline import on_s3_too
 
 FIRST = dt.date(2023, 5, 1)
 DAYS = trading_days.business_days_between(FIRST, dt.date(2023, 5, 31))
@@ -28,6 +29,7 @@ def frames(*ids: int) -> dict[str, pl.DataFrame]:
     return make.frames([make.account("SW00000001")], [make.trade(number) for number in ids])
 
 
+@on_s3_too
 def test_feed_mode_decides_the_prefix_and_reads_see_both(store: ObjectStore) -> None:
     shadow, live = switched(store, FEED, FeedMode.SHADOW), switched(store, FEED, FeedMode.LIVE)
     assert shadow.create(PREFIX + "a", b"shadow", {"k": "v"})

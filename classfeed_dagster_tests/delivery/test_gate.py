@@ -10,7 +10,7 @@ from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.gate import REQUIRED_VERDICTS, latest_verdict, record_verdict, require_verdicts
 from classfeed_dagster.errors import ChainBusyError, DamagedRecordError, GateRefusedError
 from classfeed_dagster.store import InvalidKeyError, ObjectStore
-from classfeed_dagster_tests.fixtures.delivery_pipeline import build, check, simple
+from classfeed_dagster_tests.fixtures.delivery_pipeline import build, check, on_s3_too, simple
 
 
 @pytest.fixture
@@ -18,6 +18,7 @@ def staged_build(local_store: ObjectStore) -> Build:
     return build(local_store, simple())
 
 
+@on_s3_too
 def test_verdicts_that_all_pass_allow_delivery(store: ObjectStore) -> None:
     new_build = build(store, simple())
     check(store, new_build, simple(), "try-7")
@@ -45,6 +46,7 @@ def test_ten_evaluations_keep_their_order(local_store: ObjectStore, staged_build
     assert (latest.evaluation, latest.passed) == (12, False)
 
 
+@on_s3_too
 def test_concurrent_evaluations_are_all_kept(store: ObjectStore) -> None:
     new_build = build(store, simple())
     with ThreadPoolExecutor(4) as pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -130,15 +131,26 @@ def test_second_date_adds_its_records_to_the_first(local_store: ObjectStore) -> 
     assert sound(local_store)
 
 
-def test_ledger_after_death_at_any_step_is_completed_unchanged(tmp_path: Path) -> None:
-    whole = LocalStore(tmp_path / "whole")
+@pytest.mark.parametrize("staged", [True, pytest.param(False, marks=pytest.mark.nightly)])
+def test_ledger_after_death_at_any_step_is_completed_unchanged(tmp_path: Path, staged: bool) -> None:
+    """``staged``: die while publishing a staged build; else at any call from the first of the build."""
+    whole, base = LocalStore(tmp_path / "whole"), LocalStore(tmp_path / "base")
     deliver(whole, FIRST)
-    calls = Counting(LocalStore(tmp_path / "counted"))
-    deliver(calls, FIRST)  # type: ignore[arg-type]
+    new_build = build(base, FIRST)
+    check(base, new_build, FIRST)
+
+    def work(store: Counting) -> object:
+        return go(store, new_build, FIRST) if staged else deliver(store, FIRST)  # type: ignore[arg-type]
+
+    def begun(name: str) -> LocalStore:
+        return LocalStore(Path(shutil.copytree(base.root, tmp_path / name)) if staged else tmp_path / name)
+
+    calls = Counting(begun("counted"))
+    work(calls)
     for at in range(1, len(calls.calls) + 1):
-        store = LocalStore(tmp_path / f"dies-{at}")
+        store = begun(f"dies-{at}")
         with pytest.raises(Crash):
-            deliver(Counting(store, fail_at=at), FIRST)  # type: ignore[arg-type]
+            work(Counting(store, fail_at=at))
         deliver(store, FIRST, "try-2")
         assert sent_date(store, FEED, DAY1).has_positions
         named = {ledger_prefix(FEED, DAY1, 0) + file.name for file in _files(store)}

@@ -41,6 +41,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     Day,
     build,
     deliver,
+    on_s3_too,
     plan,
     simple,
     terms,
@@ -216,6 +217,7 @@ def pages_text(store: ObjectStore, key: str) -> bytes:
     return gzip.decompress(data) if key.endswith(".gz") else data
 
 
+@on_s3_too
 def test_build_is_staged_once_and_read_back(store: ObjectStore) -> None:
     new_build = build(store, simple())
     assert read_build(store, FEED, DAY1, new_build.build_id) == new_build

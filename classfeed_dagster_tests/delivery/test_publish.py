@@ -45,6 +45,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     contents,
     deliver,
     go,
+    on_s3_too,
     simple,
 )
 from classfeed_dagster_tests.fixtures.fake_format import LinesFormat
@@ -56,6 +57,7 @@ def sound(store: ObjectStore) -> bool:
     return verification.sound
 
 
+@on_s3_too
 def test_first_delivery_is_complete_and_a_rerun_changes_nothing(store: ObjectStore) -> None:
     outcome = deliver(store, simple())
     manifest = outcome.manifest
@@ -194,6 +196,7 @@ def test_held_back_share_above_the_limit_stops_the_feed(local_store: ObjectStore
     assert list(local_store.list("")) == []
 
 
+@on_s3_too
 def test_equal_builds_deliver_once(store: ObjectStore) -> None:
     item, other = build(store, simple(snapshot="s1")), build(store, simple(snapshot="s2"))
     assert item.build_id != other.build_id
@@ -283,6 +286,7 @@ def test_publish_consent_ended_after_build_writes_nothing(store: ObjectStore) ->
     assert contents(store) == {}
 
 
+@on_s3_too
 def test_consent_that_ends_at_the_last_moment_leaves_no_page_behind(store: ObjectStore) -> None:
     day = simple()
     new_build = build(store, day)
@@ -355,6 +359,7 @@ def test_dead_claim_of_another_date_is_closed_after_the_wait(store: ObjectStore)
     assert sound(store)
 
 
+@on_s3_too
 def test_live_claim_is_waited_for(store: ObjectStore) -> None:
     deliver(store, simple(DAY1))
     deliver(store, simple(DAY2))

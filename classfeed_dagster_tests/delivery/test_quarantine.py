@@ -25,6 +25,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     FEED,
     Day,
     deliver,
+    on_s3_too,
     plan,
     simple,
 )
@@ -109,6 +110,7 @@ def test_quarantine_key_accepts_any_portfolio_number(local_store: ObjectStore) -
 # --- Consent removals ------------------------------------------------------------------------------------------------
 
 
+@on_s3_too
 def test_approval_covers_exactly_one_set(store: ObjectStore) -> None:
     assert not is_approved(store, AUDIENCE, DAY1, ["P1", "P2"])
     approval = approve_removals(store, AUDIENCE, DAY1, ["P2", "P1"], approved_by=" jo ", reason="fund closed", at=T1)
@@ -129,6 +131,7 @@ def test_further_approvals_keep_the_earlier_ones(local_store: ObjectStore) -> No
     assert [approval.removed for approval in approvals(local_store, AUDIENCE, DAY1)] == [1] * 12
 
 
+@on_s3_too
 def test_concurrent_approvals_are_all_kept(store: ObjectStore) -> None:
     def approve(at: int) -> None:
         approve_removals(store, AUDIENCE, DAY1, [f"P{at}"], approved_by="jo", reason="checked", at=T1)
