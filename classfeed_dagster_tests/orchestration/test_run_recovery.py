@@ -58,6 +58,11 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dagste
         yield instance
 
 
+tagged = pytest.mark.parametrize(
+    "holder", ["tag", pytest.param("event", marks=pytest.mark.nightly)], indirect=True
+)  # fmt: skip
+
+
 @pytest.fixture(params=["tag", "event"])
 def holder(
     instance: DagsterInstance, tmp_path: Path, request: pytest.FixtureRequest
@@ -82,7 +87,9 @@ def status(instance: DagsterInstance) -> DagsterRunStatus:
     return run.status
 
 
-def test_living_holder_is_named_and_awaited(instance: DagsterInstance, holder: subprocess.Popen[str]) -> None:
+def test_holder_is_awaited_while_it_lives_and_failed_once_killed(
+    instance: DagsterInstance, holder: subprocess.Popen[str]
+) -> None:
     lines: list[str] = []
     with pytest.raises(PoolBusyError, match=r"read by class_super 2023-01-03 .*gave up after 1 s"):
         wait_for_pool(instance, 1, lines.append)
@@ -92,18 +99,17 @@ def test_living_holder_is_named_and_awaited(instance: DagsterInstance, holder: s
     assert recover_dead_runs(instance) == []
     assert status(instance) is DagsterRunStatus.STARTED
 
-
-def test_killed_holder_is_marked_failed_at_once(instance: DagsterInstance, holder: subprocess.Popen[str]) -> None:
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
-    began, lines = time.monotonic(), list[str]()
-    wait_for_pool(instance, 600, lines.append)
+    began, later = time.monotonic(), list[str]()
+    wait_for_pool(instance, 600, later.append)
     assert time.monotonic() - began < 30  # not the monitoring's half an hour
-    assert (lines, status(instance)) == ([], DagsterRunStatus.FAILURE)
+    assert (later, status(instance)) == ([], DagsterRunStatus.FAILURE)
     assert pool_holders(instance) == []
     assert recover_dead_runs(instance) == []  # once
 
 
+@tagged
 def test_holder_that_dies_later_is_noticed_beside_a_run(
     instance: DagsterInstance, holder: subprocess.Popen[str]
 ) -> None:
@@ -117,6 +123,7 @@ def test_holder_that_dies_later_is_noticed_beside_a_run(
     assert status(instance) is DagsterRunStatus.FAILURE
 
 
+@tagged
 def test_ended_run_gives_its_slot_back(instance: DagsterInstance, holder: subprocess.Popen[str]) -> None:
     (run,) = instance.get_runs()
     instance.report_run_canceled(run)
