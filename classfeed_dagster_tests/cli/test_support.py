@@ -25,6 +25,7 @@ from classfeed_dagster.store import open_store
 from classfeed_dagster.support import reruns
 from classfeed_dagster.support import webserver_client as operate
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.morning import deliver_date
 
 REASON = "the recipient says that the file is missing"
 GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -82,9 +83,9 @@ def test_refresh_delivers_in_full_once_and_refuses_again(
     app: Command, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = desk.two_customers()
-    for day in ("2026-03-02", "2026-03-03"):
-        desk.end_of_day(day)
-        assert desk.run(day).outcome is Outcome.DELIVERED
+    for day in (dt.date(2026, 3, 2), dt.date(2026, 3, 3)):
+        desk.end_of_day(day.isoformat())
+        deliver_date(desk.runtime, desk.feed("class_super"), day, desk.feeds)
     url = desk.runtime.settings.bigsite_url
     assert url is not None
     monkeypatch.setenv("CLASSFEED_BIGSITE_URL", url.get_secret_value())

@@ -26,7 +26,7 @@ from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster_tests.feeds.test_another_recipient import BGL
 from classfeed_dagster_tests.fixtures.desk import FEED, Desk, at_a_desk
-from classfeed_dagster_tests.fixtures.morning import attempt, deliver, prepare
+from classfeed_dagster_tests.fixtures.morning import deliver_date
 from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter, Preparation, PreparedDesks
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
@@ -50,9 +50,7 @@ def in_shards(desk: Desk, portfolios: int = 2) -> Desk:
 
 def deliver_alone(desk: Desk, day: str, feed: str = FEED, *, fresh: bool = False) -> None:
     """Deliver a date in this process, without Dagster."""
-    work = attempt(desk.runtime, desk.feed(feed), dt.date.fromisoformat(day), desk.feeds)
-    prepare(work, fresh=fresh)
-    assert deliver(work).kind == "DELIVERED"
+    deliver_date(desk.runtime, desk.feed(feed), dt.date.fromisoformat(day), desk.feeds, fresh=fresh)
 
 
 def five_customers(desk: Desk) -> None:
@@ -218,7 +216,7 @@ def test_feed_of_one_file_is_fanned_out(shared: Desk, tmp_path: Path, feed: str)
     shared.add(declared)
     five_customers(shared)
     assert shared.run(MONDAY, feed=feed).outcome is Outcome.DELIVERED
-    with at_a_desk(shared.bigsite.engine, tmp_path / "alone", [declared]) as desk:
+    with at_a_desk(shared.runtime.engine, tmp_path / "alone", [declared]) as desk:
         deliver_alone(in_one_process(desk), MONDAY, feed)
         assert delivered(shared, MONDAY, feed) == delivered(desk, MONDAY, feed)
 

@@ -26,7 +26,7 @@ from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.database import execute, query
 from classfeed_dagster.warehouse.schema import stored_table
 from classfeed_dagster_tests.fixtures.desk import Desk, at_a_desk
-from classfeed_dagster_tests.fixtures.morning import attempt, deliver, prepare
+from classfeed_dagster_tests.fixtures.morning import deliver_date
 from classfeed_dagster_tests.fixtures.prepared_desks import PreparedDesks
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_warehouse")]
@@ -66,9 +66,7 @@ def deliver_as_declared(desk: Desk) -> None:
 
 
 def deliver_alone(desk: Desk, feed: Feed) -> None:
-    work = attempt(desk.runtime, feed, MONDAY, desk.feeds)
-    prepare(work)
-    assert deliver(work).kind == "DELIVERED"
+    work = deliver_date(desk.runtime, feed, MONDAY, desk.feeds)
     assert work.flags.mode is FeedMode.SHADOW
 
 

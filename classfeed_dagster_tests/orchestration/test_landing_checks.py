@@ -11,7 +11,8 @@ from classfeed_dagster.orchestration.asset_keys import landing_key
 from classfeed_dagster.orchestration.asset_policies import preview_features
 from classfeed_dagster.orchestration.checks.landing import HOLDERS_CHECK, holders_check
 from classfeed_dagster.orchestration.partitions import business_date_partitions
-from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.desk import FEED, Desk
+from classfeed_dagster_tests.fixtures.morning import attempt, prepare
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
 
@@ -32,6 +33,10 @@ def _evaluation(desk: Desk, day: str) -> dg.AssetCheckEvaluation:
     return evaluation
 
 
+def land(desk: Desk, day: str) -> None:
+    prepare(attempt(desk.runtime, desk.feed(FEED), dt.date.fromisoformat(day), desk.feeds))
+
+
 def test_holders_check_warns_of_one_holder_without_franking_credit(desk: Desk) -> None:
     security = desk.bigsite.security("BHP", price={"2026-02-27": "45.10"})
     for number in ("SW00000001", "SW00000002", "SW00000003", "SW00000004"):
@@ -40,7 +45,7 @@ def test_holders_check_warns_of_one_holder_without_franking_credit(desk: Desk) -
         portfolio.buy(security, "100", "45.00", "2026-02-24")
     desk.end_of_day(MONDAY)
     with desk.at("2026-03-03T06:00:00+11:00"):
-        desk.run(MONDAY, at=desk.runtime.settings.now)
+        land(desk, MONDAY)
         assert _evaluation(desk, MONDAY).passed
     for portfolio in desk.bigsite.portfolios:
         portfolio.dividend(security, "50.00", TUESDAY, ex_date="2026-02-26")
@@ -48,7 +53,7 @@ def test_holders_check_warns_of_one_holder_without_franking_credit(desk: Desk) -
     wrong.values.update(franking_credit=0)
     desk.end_of_day(TUESDAY)
     with desk.at("2026-03-04T06:00:00+11:00"):
-        desk.run(TUESDAY, at=desk.runtime.settings.now)
+        land(desk, TUESDAY)
         evaluation = _evaluation(desk, TUESDAY)
     assert (evaluation.check_name, evaluation.passed) == (HOLDERS_CHECK, False)
     assert evaluation.severity == dg.AssetCheckSeverity.WARN

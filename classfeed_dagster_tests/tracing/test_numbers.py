@@ -17,6 +17,7 @@ from classfeed_dagster.tracing.trace_cash import trace_cash
 from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
 from classfeed_dagster.warehouse.rows import key_of
 from classfeed_dagster_tests.fixtures.desk import Desk, at_a_desk
+from classfeed_dagster_tests.fixtures.morning import deliver_date
 
 MONDAY = "2026-03-02"
 
@@ -36,7 +37,7 @@ def test_numbers_of_a_trade_are_shown_at_each_place(desk: Desk) -> None:
         return row, {number.field: number for number in numbers}
 
     assert found()[1] == {}  # not delivered yet
-    assert desk.run(MONDAY).outcome.exit_code == 0
+    deliver_date(runtime, FEED, dt.date.fromisoformat(MONDAY), desk.feeds)
     row, numbers = found()
     assert numbers["Units"].cells == ("Units", "100", "100", "100", "")
     assert numbers["Price"].cells == ("Price", "33", "33", "33", "")
@@ -65,7 +66,7 @@ def test_numbers_of_a_holding_are_shown_at_each_place(desk: Desk) -> None:
     portfolio.deposit("10000.00", "2026-02-23")
     portfolio.buy(share, "100", "33.00", "2026-02-24")
     desk.end_of_day(MONDAY)
-    assert desk.run(MONDAY).outcome.exit_code == 0
+    deliver_date(desk.runtime, FEED, dt.date.fromisoformat(MONDAY), desk.feeds)
     runtime = desk.runtime
     day = dt.date.fromisoformat(MONDAY)
     holding = trace_holding(
@@ -90,7 +91,7 @@ def test_numbers_of_a_cash_balance_are_shown_at_each_place(desk: Desk) -> None:
     portfolio = desk.bigsite.portfolio("SW00000001").consent(granted_at="2026-02-20T00:00:00Z")
     portfolio.deposit("10000.00", "2026-02-23")
     desk.end_of_day(MONDAY)
-    assert desk.run(MONDAY).outcome.exit_code == 0
+    deliver_date(desk.runtime, FEED, dt.date.fromisoformat(MONDAY), desk.feeds)
     runtime, day = desk.runtime, dt.date.fromisoformat(MONDAY)
     record = trace_cash(runtime.engine, runtime.store, FEED.name, "SW00000001", "AUD", day, document_format=EPI)
     with runtime.engine.connect() as connection:
@@ -121,7 +122,7 @@ def test_numbers_of_a_csv_line_are_shown_at_each_place(
         portfolio.deposit("10000.00", "2026-02-23")
         portfolio.buy(share, "100", "33.00", "2026-02-24")
         desk.end_of_day(MONDAY)
-        assert desk.run(MONDAY, feed=feed.name).outcome.exit_code == 0
+        deliver_date(desk.runtime, feed, dt.date.fromisoformat(MONDAY), desk.feeds)
         runtime, audience = desk.runtime, feed.audience(dt.date.fromisoformat(MONDAY))
         row = trace(runtime.engine, runtime.store, feed.name, audience, transaction, document_format=feed.format)
         numbers = numbers_of(runtime.engine, runtime.store, feed.name, row, feed.format, None)
