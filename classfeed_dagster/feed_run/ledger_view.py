@@ -168,11 +168,11 @@ class _Examination:
         if not all(sent_date(store, self._feed, day).complete for day in dates):
             return None
         columns = ["portfolio_number", "transaction_id", "recorded_at"]
-        rows = records_of(store, self._feed, [*dates, *self._later], columns)
-        later = pl.col("sent_on") > self._day
         start = self._snapshot.late_from or cutoff(self._day)
+        earlier = records_of(store, self._feed, dates, columns, pl.col("recorded_at") >= start)
         # A FULL extract of a later date belongs to a later consent.
-        return rows.filter((later & (pl.col("extract") != "FULL")) | (~later & (pl.col("recorded_at") >= start)))
+        later = records_of(store, self._feed, self._later, columns).filter(pl.col("extract") != "FULL")
+        return pl.concat([earlier, later])
 
     def _of_closed_windows(self, records: pl.DataFrame, consented: pl.DataFrame) -> pl.DataFrame:
         delta = consented.filter(pl.col("extract") == "DELTA").select("portfolio_id")

@@ -167,12 +167,23 @@ def _opened(store: ObjectStore, prefix: str, file: LedgerFile) -> Iterator[Path]
 
 
 def read_parts(
-    store: ObjectStore, prefix: str, files: Iterable[LedgerFile], columns: list[str] | None = None
+    store: ObjectStore,
+    prefix: str,
+    files: Iterable[LedgerFile],
+    columns: list[str] | None = None,
+    where: pl.Expr | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """Yield the parts below ``prefix``, whole or only some ``columns``; DamagedRecordError unless they are as named."""
+    """Yield the parts below ``prefix``, whole or only some ``columns`` and the rows ``where`` is true.
+
+    DamagedRecordError unless they are as named. Rows that are left out take no memory.
+    """
     for file in files:
         with _opened(store, prefix, file) as path:
-            yield pl.read_parquet(path, columns=columns, glob=False)
+            if where is None:
+                yield pl.read_parquet(path, columns=columns, glob=False)
+            else:
+                rows = pl.scan_parquet(path, glob=False).filter(where)
+                yield rows.select(pl.all() if columns is None else columns).collect()
 
 
 @contextmanager
@@ -199,11 +210,16 @@ def open_rows(
 
 
 def read_kind(
-    store: ObjectStore, prefix: str, ledger: LedgerFiles, kind: Kind, columns: list[str] | None = None
+    store: ObjectStore,
+    prefix: str,
+    ledger: LedgerFiles,
+    kind: Kind,
+    columns: list[str] | None = None,
+    where: pl.Expr | None = None,
 ) -> pl.DataFrame:
-    """Return all parts of one kind together."""
+    """Return all parts of one kind together, as ``read_parts`` does."""
     empty = FRAMES[kind].empty()
-    parts = read_parts(store, prefix, ledger.of(kind), columns)
+    parts = read_parts(store, prefix, ledger.of(kind), columns, where)
     return pl.concat([empty if columns is None else empty.select(columns), *parts])
 
 
