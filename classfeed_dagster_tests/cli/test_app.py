@@ -257,9 +257,8 @@ app.script()
 """
 
 
-@pytest.mark.parametrize(
-    ("code", "ends", "late"), [("None", 0, False), ("None", 0, True), ("3", 3, False), ("'a sentence'", 1, False)]
-)
+@pytest.mark.parametrize(("code", "ends"), [("None", 0), ("3", 3), ("'a sentence'", 1)])
+@pytest.mark.parametrize("late", [False, True])
 def test_script_ends_with_its_code_after_handlers_and_output(code: str, ends: int, late: bool) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", ENDING.format(code=code, late=late)], capture_output=True, text=True, check=False

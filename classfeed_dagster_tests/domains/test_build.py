@@ -154,7 +154,7 @@ def test_new_portfolios_movements_sum_to_holdings_and_balances(engine: sa.Engine
 
 def test_slice_size_changes_no_frame(engine: sa.Engine, local_store: ObjectStore) -> None:
     whole = _frames(local_store, _build(local_store, _snapshot(engine, local_store, 500, CLASS, BGL)))
-    for size in (1, 3):
+    for size in (1, 2, 3):
         snapshot = _snapshot(engine, local_store, size, CLASS, BGL)
         sliced = _frames(local_store, _build(local_store, snapshot))
         assert set(sliced) == set(whole)

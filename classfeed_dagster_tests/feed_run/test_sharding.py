@@ -121,6 +121,7 @@ def corrected_alone(prepared_desks: PreparedDesks, tmp_path_factory: pytest.Temp
     with prepared_desks.after(monday_alone, [CLASS_SUPER]).copied(tmp_path_factory.mktemp("corrected")) as desk:
         desk.end_of_day(MONDAY)  # the end of day again, with units that add up
         deliver_alone(desk, MONDAY, fresh=True)
+        assert desk.deliver(MONDAY).kind == "NOTHING_TO_DO"
         return delivered(desk, MONDAY)
 
 

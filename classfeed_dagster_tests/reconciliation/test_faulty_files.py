@@ -21,7 +21,8 @@ from classfeed_dagster_tests.fixtures.reconciliation_scene import Scene
 
 def test_amount_changed_in_a_delivered_file_is_an_error(scene: Scene) -> None:
     key = scene.page_of("SW000001")
-    document = gzip.decompress(scene.store.read(key)).decode()
+    original = scene.store.read(key)
+    document = gzip.decompress(original).decode()
     start = document.index("<TransactionId>T102</TransactionId>")
     at = document.index("<NetAmount>", start) + len("<NetAmount>")
     value = document[at : document.index("<", at)]
@@ -48,6 +49,9 @@ def test_amount_changed_in_a_delivered_file_is_an_error(scene: Scene) -> None:
     assert break_.trace.page in key
     line = document.splitlines()[int(break_.trace.line or 0) - 1]
     assert "<MovementTransaction>" in line
+
+    scene.store.put(key, original)
+    assert scene.reconcile().breaks == ()
 
 
 def test_faults_of_an_export_are_an_error_each(undelivered: Scene) -> None:
