@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 
 from lxml import etree
 
+from classfeed_dagster.documents import xsd
+
 XS = "{http://www.w3.org/2001/XMLSchema}"
+_FILE = "epi_data_response.xsd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +25,13 @@ class TextRule:
 
 @cache
 def schema_root() -> etree._Element:
-    """Return the XSD as a tree."""
-    content = resources.files("classfeed_dagster.documents").joinpath("epi_data_response.xsd").read_bytes()
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True)
-    return etree.fromstring(content, parser)
+    """Return the XSD as a tree, to be read only."""
+    return xsd.parsed(_FILE)
 
 
-@cache
 def compiled() -> etree.XMLSchema:
     """Return the XSD compiled for validation."""
-    return etree.XMLSchema(schema_root())
+    return xsd.compiled(_FILE)
 
 
 @cache

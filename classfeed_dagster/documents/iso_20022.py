@@ -7,14 +7,13 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from lxml import etree
 
+from classfeed_dagster.documents import xsd
 from classfeed_dagster.documents.document_format import (
     DocumentFormat,
     KnownRecords,
@@ -34,12 +33,9 @@ _FRAMES = {frame.name: frame for frame in (ACCOUNT_BALANCES, INVESTMENT_HOLDINGS
 Records = Mapping[str, Sequence[Mapping[str, Any]]]  # a message's rows by the name of their frame
 
 
-@cache
 def schema_of(message: str) -> etree.XMLSchema:
     """Return the standard's published schema of a message, for example ``camt.053.001.08``."""
-    name = f"{message.replace('.', '_')}.xsd"
-    content = resources.files("classfeed_dagster.documents").joinpath(name).read_bytes()
-    return etree.XMLSchema(etree.fromstring(content, etree.XMLParser(resolve_entities=False, no_network=True)))
+    return xsd.compiled(f"{message.replace('.', '_')}.xsd")
 
 
 @dataclass(frozen=True, slots=True)
