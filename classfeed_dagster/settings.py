@@ -7,17 +7,20 @@ without the settings that its component requires, and names all that are missing
 from __future__ import annotations
 
 import datetime as dt
+import difflib
 import enum
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 from urllib.parse import quote, urlsplit
 
 from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from classfeed_dagster.errors import ConfigurationError
 
@@ -75,6 +78,8 @@ REQUIRED: Mapping[Component | None, tuple[str, ...]] = {
 # Components that notify: production's pages go to PagerDuty.
 _PAGING = (Component.CODE, Component.WATCHDOG)
 _LINKED = tuple(component for component, required in REQUIRED.items() if "runbook_url" in required)
+_MAY_BE_EMPTY = ("expiry_notice_days",)
+_LIKENESS = 0.93  # one letter is missing, surplus or exchanged
 
 
 class Settings(BaseSettings):
@@ -135,7 +140,7 @@ class Settings(BaseSettings):
     bigsite_sessions: int = Field(
         4, ge=1, le=8, description="parallel sessions reading a large date from bigsite; an ordinary date uses one"
     )
-    flags: dict[str, dict[str, bool | str]] = Field(
+    flags: Annotated[dict[str, dict[str, bool | str]], NoDecode] = Field(
         default_factory=dict,
         description="switches of feeds and recipients, as JSON: switch, then feed or recipient, then value",
     )
@@ -168,7 +173,7 @@ class Settings(BaseSettings):
     audit_portfolios: int = Field(
         200, ge=0, description="portfolios that the nightly audit adds up from all records; 0: none"
     )
-    transmission_credentials: dict[str, SecretStr] = Field(
+    transmission_credentials: Annotated[dict[str, SecretStr], NoDecode] = Field(
         default_factory=dict, description="credentials of destinations as JSON, by the name in the declaration"
     )
     slack_token: SecretStr | None = Field(None, description="Slack bot token for alerts. Unset: alerts go to the log")
@@ -262,6 +267,19 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
+    def _no_empty_value(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # An emptied variable would pass as set, and production's store would be a folder of the container.
+        empty = [
+            variable(name)
+            for name, value in values.items()
+            if isinstance(value, str) and not value.strip() and name not in _MAY_BE_EMPTY
+        ]
+        if empty:
+            raise ValueError(f"settings without a value: {', '.join(sorted(empty))}. Set them, or unset the variables")
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
     def _first_date_of_the_home(cls, values: dict[str, Any]) -> dict[str, Any]:
         # The demo begins on a recent date, and its home keeps it.
         if "first_business_date" not in values and values.get("env", Environment.LOCAL) == Environment.LOCAL:
@@ -269,6 +287,27 @@ class Settings(BaseSettings):
             if record.is_file():
                 return {**values, "first_business_date": record.read_text().strip()}
         return values
+
+    @field_validator("flags", "transmission_credentials", mode="before")
+    @classmethod
+    def _parsed(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError('must be a JSON object, such as {"name": …}') from None
+
+    @field_validator(
+        "s3_endpoint_url", "ssm_endpoint_url", "sqs_endpoint_url", "slack_url", "pagerduty_url", "ui_url",
+        "operate_url", "identity_url", "consent_queue_url", "consent_dead_letter_url", "openlineage_url",
+        "otlp_endpoint",
+    )  # fmt: skip
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        if value is not None and not (urlsplit(value).scheme in ("http", "https") and urlsplit(value).hostname):
+            raise ValueError("must be a URL with a host, such as https://host/path")
+        return value
 
     @field_validator("runbook_url")
     @classmethod
@@ -330,14 +369,26 @@ class Settings(BaseSettings):
 
 
 def variable(name: str) -> str:
-    """Return the environment variable of a setting."""
+    """Return the environment variable of a setting, named as the field or as the variable."""
+    if name not in Settings.model_fields:
+        return name.upper()
     alias = Settings.model_fields[name].validation_alias
     return alias if isinstance(alias, str) else f"CLASSFEED_{name.upper()}"
 
 
+def _misspelt() -> Iterator[str]:
+    known = [variable(name) for name in Settings.model_fields]
+    for name in sorted(os.environ):
+        near = difflib.get_close_matches(name, known, 1, _LIKENESS) if name.startswith("CLASSFEED_") else []
+        if near and name not in known:
+            yield f"{name} is not a setting: did you mean {near[0]}? Correct or unset it"
+
+
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """Return the settings of this process, read once. SettingsError if they are incomplete or invalid."""
+    """Return the settings of this process, read once. SettingsError if they are incomplete, invalid or misspelt."""
+    if misspelt := "; ".join(_misspelt()):
+        raise SettingsError(misspelt)
     try:
         return Settings()
     except ValidationError as error:
@@ -345,7 +396,6 @@ def get_settings() -> Settings:
 
 
 def _sentence(error: ErrorDetails) -> str:
-    name = str(error["loc"][0]) if error["loc"] else ""
-    name = variable(name) if name in Settings.model_fields else name
-    text = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    name = variable(str(error["loc"][0])) if error["loc"] else ""
+    text = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
     return f"{name}: {text}" if name else text

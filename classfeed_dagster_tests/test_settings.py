@@ -106,6 +106,58 @@ def test_settings_error_names_every_variable_and_no_value(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("STORE_URL", "", "settings without a value: CLASSFEED_STORE_URL. Set them, or unset the variables"),
+        ("HOME", " ", "settings without a value: CLASSFEED_HOME. Set them, or unset the variables"),
+        ("FLAGS", "", "settings without a value: CLASSFEED_FLAGS. Set them, or unset the variables"),
+        ("FLAGS", "{mode", 'CLASSFEED_FLAGS: must be a JSON object, such as {"name": …}'),
+        ("FLAGS", "[]", "CLASSFEED_FLAGS: must be a valid dictionary"),
+        (
+            "TRANSMISSION_CREDENTIALS",
+            "hunter2",
+            'CLASSFEED_TRANSMISSION_CREDENTIALS: must be a JSON object, such as {"n',
+        ),
+        (
+            "S3_ENDPOINT_URL",
+            "hunter2",
+            "CLASSFEED_S3_ENDPOINT_URL: must be a URL with a host, such as https://host/pat",
+        ),
+        (
+            "OPENLINEAGE_URL",
+            "https://",
+            "CLASSFEED_OPENLINEAGE_URL: must be a URL with a host, such as https://host/pa",
+        ),
+        ("NOW", "2023-01-05", "CLASSFEED_NOW: must have timezone info"),
+        (
+            "STOR_URL",
+            "hunter2",
+            "CLASSFEED_STOR_URL is not a setting: did you mean CLASSFEED_STORE_URL? Correct or unse",
+        ),
+    ],
+)
+def test_setting_with_a_wrong_value_or_name_is_refused_by_name(
+    name: str, value: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_settings.cache_clear()
+    monkeypatch.setenv(f"CLASSFEED_{name}", value)
+    with pytest.raises(SettingsError) as refused:
+        get_settings()
+    assert str(refused.value).startswith(sentence)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_settings_read_switches_credentials_and_no_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLASSFEED_FLAGS", '{"mode": {"class_trade": "off"}}')
+    monkeypatch.setenv("CLASSFEED_TRANSMISSION_CREDENTIALS", '{"recipient": "hunter2"}')
+    monkeypatch.setenv("CLASSFEED_EXPIRY_NOTICE_DAYS", "")
+    settings = Settings()
+    assert settings.flags == {"mode": {"class_trade": "off"}}
+    assert settings.transmission_credentials["recipient"].get_secret_value() == "hunter2"
+    assert settings.expiry_notice_leads == ()
+
+
+@pytest.mark.parametrize(
     ("url", "password", "broker"),
     [
         (None, None, None),

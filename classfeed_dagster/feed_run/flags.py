@@ -71,6 +71,8 @@ def flags_problem() -> FlagsProblem | None:
 
 def parameter_of(settings: Settings) -> ParameterStore:
     """Return the SSM parameter of the switches. FlagSettingsError if the settings name none."""
+    if settings.flag_provider == FROM_SSM and settings.flags_parameter is None:
+        raise FlagSettingsError("CLASSFEED_FLAG_PROVIDER=ssm needs the parameter's name: set CLASSFEED_FLAGS_PARAMETER")
     if settings.flag_provider != FROM_SSM or settings.flags_parameter is None:
         raise FlagSettingsError(
             f"switches come from {settings.flag_provider}, not from SSM: change CLASSFEED_FLAGS, or set "

@@ -52,7 +52,7 @@ def engine_from(url: str) -> sa.Engine:
     """
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):  # ValueError: a port that is no number
         raise ConfigurationError(
             "bigsite's URL (CLASSFEED_BIGSITE_URL) is not a SQLAlchemy URL such as postgresql+psycopg://user@host/bigsite"
         ) from None

@@ -31,7 +31,7 @@ def schema_there(where: str, *, s3_endpoint_url: str | None = None) -> tuple[str
         return f"{where} of {day.isoformat()}", schema
     try:
         url = sa.make_url(where)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):  # ValueError: a port that is no number
         raise SchemaUnreadableError("--with is neither a file, a folder, an s3:// address nor a database URL") from None
     engine = configure_sessions(sa.create_engine(url))
     try:

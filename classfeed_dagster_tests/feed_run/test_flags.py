@@ -154,7 +154,7 @@ def test_provider_receives_feeds_only() -> None:
 def test_provider_is_loaded_by_its_path() -> None:
     start_flags(settings(flag_provider=f"{__name__}:made"), FEEDS)
     assert ask().mode is FeedMode.LIVE
-    for path in ("no.such.module:x", f"{__name__}:nothing", "justtext", ""):
+    for path in ("no.such.module:x", f"{__name__}:nothing", "justtext"):
         with pytest.raises(FlagSettingsError, match="cannot load"):
             start_flags(settings(flag_provider=path), FEEDS)
     with pytest.raises(FlagSettingsError, match="CLASSFEED_FLAGS has no effect"):
