@@ -27,7 +27,8 @@ def verify_paths(paths: Iterable[Path], formats: Mapping[str, DocumentFormat]) -
     """Verify document files, manifests and folders of them, without a store. ``formats`` is by feed name.
 
     A document is compared with the manifest in its folder, or only with itself if there is none. Other files in a
-    folder are skipped. Manifests that are neighbours in a chain are compared.
+    folder are skipped; a path without any document or manifest is a problem. Manifests that are neighbours in a chain
+    are compared.
     """
     result = Verification()
     endings = tuple(sorted({document_format.extension for document_format in formats.values()}))
@@ -35,17 +36,14 @@ def verify_paths(paths: Iterable[Path], formats: Mapping[str, DocumentFormat]) -
     manifests: set[Path] = set()
     for path in paths:
         inside = [Path(at, name) for at, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
-        for file in inside:
-            if file.name == MANIFEST_NAME:
-                manifests.add(file)
-            elif file.name.removesuffix(".gz").endswith(endings):
-                documents.add(file)
-            elif file == path:
-                result.add(
-                    ProblemKind.UNKNOWN_FILE,
-                    str(file),
-                    f"neither {MANIFEST_NAME} nor a document ({', '.join(endings)})",
-                )
+        stated = {file for file in inside if file.name == MANIFEST_NAME}
+        pages = {file for file in inside if file.name.removesuffix(".gz").endswith(endings)}
+        if not stated | pages:
+            result.add(
+                ProblemKind.UNKNOWN_FILE, str(path), f"no {MANIFEST_NAME} and no document ({', '.join(endings)})"
+            )
+        manifests |= stated
+        documents |= pages
     siblings = {document.with_name(MANIFEST_NAME) for document in documents}
     read: dict[Path, tuple[AnyManifest, str]] = {}  # with the hash of its bytes
     for file in sorted(manifests | {path for path in siblings if path.exists()}):

@@ -278,6 +278,14 @@ def test_copied_folder_is_sound(folder: Path) -> None:
     assert (problems.problems, problems.manifests, problems.pages, problems.portfolios) == ([], 3, 5, 11)
 
 
+def test_folder_without_deliveries_is_not_sound(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.pdf").write_bytes(b"passed over")
+    (problem,) = verify_paths([folder, folder, tmp_path / "empty"], FORMATS).problems
+    assert problem.kind is ProblemKind.UNKNOWN_FILE
+    assert "no manifest.json and no document" in str(problem)
+
+
 def test_page_is_compared_with_its_manifest(folder: Path) -> None:
     page = next((folder / "2023-01-03" / "r0").glob("*-p1.txt.gz"))
     assert verify_paths([page], FORMATS).problems == []
