@@ -74,15 +74,17 @@ def status(
     as_json: output.JsonOption = False,
 ) -> None:
     """Show deliveries, held-back portfolios and missing dates, from the manifests instead of Dagster's records."""
-    from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.runtime import Runtime, utc_now
 
     runtime = Runtime()
+    now = utc_now(runtime.settings.now)
     if date:
         require_past(runtime.settings, date.date())
-    names = [require_feed(feed).name] if feed else [declared.name for declared in _feeds()]
+    names = [declared.name for declared in _feeds()] if feed is None else [require_feed(feed).name]
     require_store(runtime)
     from classfeed_dagster.delivery.delivery_history import date_status, delivered_dates
     from classfeed_dagster.feed_run.acknowledged import read_answers
+    from classfeed_dagster.trading_days import cutoff
     from classfeed_dagster.transmission.send import outstanding
 
     document: list[dict[str, Any]] = []
@@ -93,6 +95,8 @@ def status(
         else:
             newest = max(delivered_dates(runtime.store, name), default=None)
             dates = [day for day in audience.dates() if newest and day <= newest][-days:]
+        # Without --date the newest delivery ends the table: dates that are over by now and missing are stated below it.
+        overdue = [day for day in audience.dates() if dates and not date and dates[-1] < day and cutoff(day) <= now]
         statuses = [date_status(runtime.store, name, day) for day in dates]
         declared_feed = require_feed(name)
         not_sent = {day: outstanding(runtime.store, name, day) for day in dates if declared_feed.sends_on(day)}
@@ -108,12 +112,13 @@ def status(
                         }
                         for status in statuses
                     ],
+                    "undelivered_since": overdue[0].isoformat() if overdue else None,
                 }
             )
         elif not statuses:
             out.print(f"{name}: nothing delivered yet in {escape(runtime.settings.store_location)}", highlight=False)
         else:
-            _print_dates(name, statuses, not_sent)
+            _print_dates(name, statuses, not_sent, overdue)
             for day, files in answered.items():
                 for file in files if date else ():
                     state = "contradictory" if file.contradictory else file.state or "not acknowledged"
@@ -204,7 +209,9 @@ def _reasons(reasons: dict[str, str]) -> list[dict[str, str]]:
     return [{"portfolio": number, "reason": reasons[number]} for number in sorted(reasons)]
 
 
-def _print_dates(feed: str, statuses: Sequence[DateStatus], not_sent: Mapping[dt.date, int]) -> None:
+def _print_dates(
+    feed: str, statuses: Sequence[DateStatus], not_sent: Mapping[dt.date, int], overdue: Sequence[dt.date]
+) -> None:
     columns = [
         "date",
         "state",
@@ -236,6 +243,9 @@ def _print_dates(feed: str, statuses: Sequence[DateStatus], not_sent: Mapping[dt
     numbers = ("revision", "portfolios", "held back", "held back now", "pages", "bytes")
     optional = ("correlation id", "pages", "bytes")
     output.print_table(out, feed, columns, rows, keys=("date", "state", *numbers), right=numbers, optional=optional)
+    if overdue:
+        span = f"{overdue[0]} to {overdue[-1]}" if len(overdue) > 1 else f"{overdue[0]}"
+        out.print(f"[red]not delivered[/]  {len(overdue)} later date(s) that are over: {span}", highlight=False)
 
 
 def _print_held_back(status: DateStatus) -> None:
@@ -275,7 +285,7 @@ def verify(
     if missing:
         raise UsageError(f"{missing[0]} does not exist")
     runtime = Runtime()
-    if feed:
+    if feed is not None:
         require_feed(feed)
     if not paths:
         require_store(runtime)

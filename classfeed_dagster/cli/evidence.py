@@ -41,16 +41,18 @@ def evidence(
 
 def show_evidence(since: dt.date, until: dt.date, feed: str, *, as_json: bool = False) -> None:
     """Print the evidence of a range of business dates; exit with code 3 if a date has a gap."""
-    from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.runtime import Runtime, utc_now
+    from classfeed_dagster.trading_days import cutoff
 
     runtime = Runtime()
     declared = require_feed(feed)
     require_store(runtime)
     audience = declared.audience(runtime.settings.first_business_date)
-    days = [day for day in audience.dates() if since <= day <= until]
+    now = utc_now(runtime.settings.now)
+    days = [day for day in audience.dates() if since <= day <= until and cutoff(day) <= now]
     if not days:
         raise UsageError(
-            f"{feed} has no business date from {since.isoformat()} to {until.isoformat()}; its first is "
+            f"{feed} has no business date from {since.isoformat()} to {until.isoformat()} that is over; its first is "
             f"{audience.first_business_date.isoformat()}"
         )
     from classfeed_dagster.support.evidence import date_evidence
