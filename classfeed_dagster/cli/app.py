@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import datetime as dt
+import io
 import logging
 import os
 import signal
@@ -183,6 +184,9 @@ def script() -> None:
 def main() -> None:
     """Run the command line. Errors are one sentence on standard error; the exit code is the exception's."""
     _end_orderly_when_signalled()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode shows the code point
     try:
         sys.exit(app(standalone_mode=False))
     except typer.Abort:

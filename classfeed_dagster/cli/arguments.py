@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +26,13 @@ class UnknownFeedError(UsageError):
 
 class StoreMissingError(NotReadyError):
     """The object store does not exist yet."""
+
+
+def output_file(path: Path | None) -> Path | None:
+    """Return the path of a file to write; UsageError unless its folder exists and is writable. For typer's callback."""
+    if path is not None and not os.access(path.parent, os.W_OK):
+        raise UsageError(f"Cannot write {path}: its folder does not exist or is not writable. Choose another one")
+    return path
 
 
 def require_feed(name: str) -> Feed:

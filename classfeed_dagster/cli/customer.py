@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from classfeed_dagster.cli import output
-from classfeed_dagster.cli.arguments import require_feed, require_past, require_store
+from classfeed_dagster.cli.arguments import output_file, require_feed, require_past, require_store
 
 if TYPE_CHECKING:
     from classfeed_dagster.runtime import Runtime
@@ -35,7 +35,10 @@ def customer(
     dates: Annotated[int, typer.Option(min=1, help="Number of latest delivered dates that are listed.")] = 20,
     all_dates: Annotated[bool, typer.Option("--all", help="List every delivered date.")] = False,
     page: Annotated[
-        Path | None, typer.Option(help="HTML page to write in addition: the record of disclosures.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            help="HTML page to write in addition: the record of disclosures.", dir_okay=False, callback=output_file
+        ),
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -48,7 +51,7 @@ def customer(
 
     runtime = Runtime()
     day = require_past(runtime.settings, on.date()) if on else None
-    chosen = [require_feed(feed)] if feed else []
+    chosen = [] if feed is None else [require_feed(feed)]
     require_store(runtime)
     try:
         _require_portfolio(runtime, number)  # before the feeds and the ledger's libraries are imported
@@ -63,7 +66,7 @@ def customer(
             runtime, chosen or FEEDS, number, now=now, on=day, dates=None if all_dates else dates
         )
         if page is not None:
-            page.write_text(disclosure_page(runtime.store, history, now))
+            page.write_text(disclosure_page(runtime.store, history, now), encoding="utf-8")
     finally:
         runtime.close()
     if as_json:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from classfeed_dagster.errors import ClassfeedError, Dependency, ExitCode, UnavailableError
 
+# Failures of a file or of the output, which people can remedy.
+_FILE_FAULTS = frozenset(
+    {
+        errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC,
+        errno.EDQUOT,
+    }
+)  # fmt: skip
 _UNREACHABLE = {
     Dependency.BIGSITE: "bigsite cannot be reached: check that it is up, and CLASSFEED_BIGSITE_URL",
     Dependency.STORE: "The object store cannot be reached: check CLASSFEED_STORE_URL and CLASSFEED_S3_ENDPOINT_URL",
@@ -52,6 +60,11 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("The object store needs AWS credentials: sign in, or set AWS_PROFILE", ExitCode.USAGE)
     if cause.dependency is not None:
         return Failure(f"{_UNREACHABLE[cause.dependency]} ({cause.error})", exit_code(cause))
+    if isinstance(error, OSError) and error.errno in _FILE_FAULTS:
+        place = error.filename or "the output"
+        return Failure(
+            f"Cannot use {place}: {error.strerror}. Correct the path or its rights, or free space", ExitCode.FAILED
+        )
     return Failure(
         f"Unexpected {type(error).__name__}: run `classfeed --debug …` for the traceback, and report it",
         ExitCode.FAILED,

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from classfeed_dagster.cli import output
-from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_store
+from classfeed_dagster.cli.arguments import Date, FeedName, output_file, require_due, require_store
 from classfeed_dagster.errors import UsageError
 from classfeed_dagster.tags import DEFAULT_FEED
 
@@ -31,7 +31,10 @@ def frame(
     date: Date,
     feed: FeedName = DEFAULT_FEED,
     to: Annotated[
-        Path | None, typer.Option(help="File to write: .csv or .parquet; default: the terminal.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            help="File to write: .csv or .parquet; default: the terminal.", dir_okay=False, callback=output_file
+        ),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows that the terminal shows.")] = 20,
     as_json: output.JsonOption = False,
@@ -45,6 +48,8 @@ def frame(
 
     runtime = Runtime()
     day = require_due(runtime.settings, feed, date.date())
+    if to is not None and as_json:
+        raise UsageError("--to and --json exclude each other: choose one")
     if to is not None and to.suffix not in (".csv", ".parquet"):
         raise UsageError(f"Unsupported file type {to.suffix or to.name!r}: name the file .csv or .parquet")
     require_store(runtime)

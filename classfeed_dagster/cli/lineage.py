@@ -11,6 +11,7 @@ import typer
 
 import classfeed_dagster
 from classfeed_dagster.cli import output
+from classfeed_dagster.cli.arguments import output_file
 from classfeed_dagster.errors import UsageError
 from classfeed_dagster.settings import get_settings
 
@@ -33,7 +34,10 @@ def lineage(
     ] = False,
     namespace: Annotated[str, typer.Option(help="Namespace of the jobs in the catalogue.")] = "classfeed",
     page: Annotated[
-        Path | None, typer.Option(help="HTML file for the data dictionary, a searchable page.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            help="HTML file for the data dictionary, a searchable page.", dir_okay=False, callback=output_file
+        ),
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -42,6 +46,8 @@ def lineage(
     Needs neither bigsite nor the object store. `--openlineage` prints one JobEvent per asset with its schema, tags and
     column lineage, for a catalogue. `--page FILE` writes the data dictionary.
     """
+    if sum((openlineage, as_json, page is not None)) > 1:
+        raise UsageError("--openlineage, --page and --json exclude each other: choose one")
     require_written(column)
     from classfeed_dagster.orchestration.definitions import build_definitions
     from classfeed_dagster.orchestration.open_lineage import column_lines, open_lineage_events, to_json_lines

@@ -116,4 +116,4 @@ def _print_blocks(target: Console, title: str, columns: Sequence[str], rows: Seq
 
 def print_json(document: Any) -> None:
     """Print a document of plain values; dates, instants and decimals as text."""
-    typer.echo(json.dumps(document, indent=1, default=str, ensure_ascii=False))
+    typer.echo(json.dumps(document, indent=1, default=str, ensure_ascii=sys.stdout.encoding != "utf-8"))

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from classfeed_dagster.cli import output
-from classfeed_dagster.cli.arguments import require_month, require_store
+from classfeed_dagster.cli.arguments import output_file, require_month, require_store
 
 out = output.console()
 
@@ -22,7 +22,10 @@ def register(app: typer.Typer) -> None:
 def owner(
     month: Annotated[str, typer.Option(help="Month, as YYYY-MM; default: the current one.")] = "",
     page: Annotated[
-        Path | None, typer.Option(help="HTML page to write in addition, with twelve months of history.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            help="HTML page to write in addition, with twelve months of history.", dir_okay=False, callback=output_file
+        ),
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:

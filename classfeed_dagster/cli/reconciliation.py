@@ -95,7 +95,7 @@ def breaks(
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
-    if feed:
+    if feed is not None:
         require_feed(feed)
     from classfeed_dagster.local import snowflake_server as server
     from classfeed_dagster.warehouse.breaks import stored_breaks

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from classfeed_dagster.source_contract.schema_history import SchemaChange
 
 out = output.console()
+_WIDTH = 120
 schema_app = typer.Typer(
     help="bigsite's schema: differences between days or environments, and its contract.",
     no_args_is_help=True,
@@ -137,7 +138,8 @@ def check(as_json: output.JsonOption = False) -> None:
             {"contract": verdict.contract_version, "differences": [_difference(each) for each in verdict.differences]}
         )
     else:
-        out.print(Markdown(verdict.to_markdown()))
+        width = None if out.is_terminal else _WIDTH  # Markdown fills each line up with blanks
+        out.print(Markdown(verdict.to_markdown()), width=width)
     raise typer.Exit(ExitCode.STOPPED if blocking else ExitCode.OK)
 
 

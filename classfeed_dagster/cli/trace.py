@@ -13,7 +13,14 @@ import typer
 from rich.markup import escape
 
 from classfeed_dagster.cli import output
-from classfeed_dagster.cli.arguments import FeedName, require_due, require_feed, require_past, require_store
+from classfeed_dagster.cli.arguments import (
+    FeedName,
+    output_file,
+    require_due,
+    require_feed,
+    require_past,
+    require_store,
+)
 from classfeed_dagster.errors import ExitCode, UsageError
 from classfeed_dagster.store import address
 from classfeed_dagster.tags import DEFAULT_FEED
@@ -71,7 +78,9 @@ def trace(
         dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="With a portfolio number: the business date.")
     ] = None,
     feed: FeedName = DEFAULT_FEED,
-    page: Annotated[Path | None, typer.Option(help="HTML page to write in addition.", dir_okay=False)] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="HTML page to write in addition.", dir_okay=False, callback=output_file)
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Trace a number to bigsite's rows: `trace T1042`, `trace SW123 ASX:BHP --date D`, `trace SW123 CASH:AUD --date D`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import re
 import subprocess
 import sys
@@ -155,6 +156,18 @@ def test_trace_leads_from_a_holding_back_to_every_row(demo: Result, classfeed: C
         (("trace", "SW99000001", "BHP", "--date", "2023-01-03"), 2, "EXCHANGE:CODE"),
         (("trace", "SW00", "ASX:BHP", "--date", "2023-01-03"), 2, "no portfolio SW00"),
         (("verify", "/nowhere"), 2, "does not exist"),
+        (("verify", "--feed", ""), 2, "there is no feed ''"),
+        (("breaks", "--feed", ""), 2, "there is no feed ''"),
+        (("customer", "SW99000001", "--feed", ""), 2, "there is no feed ''"),
+        (("customer", "SW99000001", "--page", "/nowhere/page.html"), 2, "Cannot write /nowhere/page.html"),
+        (("trace", "T1", "--page", "/nowhere/page.html"), 2, "Cannot write /nowhere/page.html"),
+        (("owner", "--page", "/nowhere/page.html"), 2, "Cannot write /nowhere/page.html"),
+        (("lineage", "--page", "/nowhere/page.html"), 2, "Cannot write /nowhere/page.html"),
+        (("lineage", "--page", "page.html", "--json"), 2, "exclude each other"),
+        (("frame", "accounts", "--date", "2023-01-03", "--to", "/nowhere/x.csv"), 2, "Cannot write /nowhere/x.csv"),
+        (("frame", "accounts", "--date", "2023-01-03", "--to", "x.csv", "--json"), 2, "exclude each other"),
+        (("evidence", "--from", "2030-01-02", "--to", "2030-01-09"), 2, "has no business date from"),
+        (("status", "--feed", ""), 2, "there is no feed ''"),
         (("run", "--date", "2023-01-05"), 4, "end of day has not been written"),
         (("run", "--date", "2030-01-09"), 2, "is not over"),
         (("status", "--date", "2023-01-07"), 2, "not an ASX business day"),
@@ -266,6 +279,53 @@ def test_script_ends_with_its_code_after_handlers_and_output(code: str, ends: in
     assert ended.returncode == ends, ended.stderr
     assert ended.stdout.splitlines() == ["x" * 200_000, *["thread"] * late, "handlers"]
     assert ended.stderr.splitlines() == ["a sentence"] * (ends == 1)
+
+
+def run_script(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the console script as a process of its own."""
+    call = (
+        f"import sys; sys.argv = ['classfeed', *{[*words]!r}]; from classfeed_dagster.cli.app import script; script()"
+    )
+    return subprocess.run([sys.executable, "-c", call], check=False, text=True, **options)
+
+
+def test_script_without_an_output_ends_with_its_code() -> None:
+    shell = 'exec "$0" -m classfeed_dagster.cli.app "$@"'
+    for closed in (">&-", "2>&-"):
+        ends = [
+            subprocess.run(["bash", "-c", f"{shell} {closed}", sys.executable, *words], check=False).returncode
+            for words in (["flags"], ["status", "--feed", "nope"])
+        ]
+        assert ends == [0, 2], closed
+
+
+def test_script_on_a_full_disk_names_the_remedy() -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = run_script(["flags"], stdout=full, stderr=subprocess.PIPE)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "classfeed: Cannot use the output: No space left on device. Correct the path or its rights, or free space\n"
+    )
+
+
+def test_script_without_unicode_prints_the_code_point() -> None:
+    ended = run_script(["--help"], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_status_names_dates_after_the_newest_delivery(
+    demo: Result, classfeed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As at 01:00 Sydney: the cut-offs of 5 and 6 January have passed, the one of 9 January has not.
+    monkeypatch.setenv("CLASSFEED_NOW", "2023-01-09T01:00:00+11:00")
+    get_settings.cache_clear()
+    text = classfeed("status", "--feed", "class_super").output
+    assert "not delivered  2 later date(s) that are over: 2023-01-05 to 2023-01-06" in text
+    (feed,) = json.loads(classfeed("status", "--feed", "class_super", "--json").stdout)["feeds"]
+    assert feed["undelivered_since"] == "2023-01-05"
+    assert "later date" not in classfeed("status", "--date", "2023-01-04").output
+    monkeypatch.delenv("CLASSFEED_NOW")
+    get_settings.cache_clear()
 
 
 def test_script_with_a_closed_pipe_ends_without_a_hang() -> None:
