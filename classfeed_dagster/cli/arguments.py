@@ -35,6 +35,14 @@ def output_file(path: Path | None) -> Path | None:
     return path
 
 
+def require_impersonal(reason: str) -> None:
+    """Raise UsageError if a reason for the record contains an e-mail address or a number of a person or account."""
+    from classfeed_dagster.support.reruns import names_a_person
+
+    if names_a_person(reason):
+        raise UsageError("The reason contains an e-mail address or a number of a person or account: leave it out")
+
+
 def require_feed(name: str) -> Feed:
     """Return the declared feed called ``name``; UnknownFeedError lists the declared ones."""
     from classfeed_dagster.feeds import FEEDS

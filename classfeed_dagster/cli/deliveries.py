@@ -12,7 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from classfeed_dagster.cli import output
-from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_feed, require_past, require_store
+from classfeed_dagster.cli.arguments import (
+    Date,
+    FeedName,
+    require_due,
+    require_feed,
+    require_impersonal,
+    require_past,
+    require_store,
+)
 from classfeed_dagster.errors import ExitCode, UsageError
 from classfeed_dagster.tags import DEFAULT_FEED
 
@@ -342,7 +350,7 @@ def _print_verification(name: str, result: Verification, shadow: int) -> None:
 
 def approve_removals(
     date: Date,
-    reason: Annotated[str, typer.Option(help="Why the removals are right; recorded.")],
+    reason: Annotated[str, typer.Option(help="Why the removals are right; recorded. No names or account numbers.")],
     feed: FeedName = DEFAULT_FEED,
     person: Annotated[
         str | None, typer.Option("--by", help="Person who checked them; default: the login name.")
@@ -360,6 +368,7 @@ def approve_removals(
     runtime = Runtime()
     declared = require_feed(feed)
     day = require_due(runtime.settings, feed, date.date())
+    require_impersonal(reason)
     require_store(runtime)
     from classfeed_dagster.delivery.approve_removals import ConsentedFigures
     from classfeed_dagster.delivery.approve_removals import approve_removals as approve

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from classfeed_dagster.cli import output
+from classfeed_dagster.cli.arguments import require_impersonal
 
 out = output.console()
 _REASON_LENGTH = 10
@@ -69,7 +70,7 @@ def flags_set(
     switch: Annotated[str, typer.Argument(help="Switch, for example mode.")],
     feed: Annotated[str, typer.Argument(help="Feed or recipient.")],
     value: Annotated[str, typer.Argument(help="Value; `declared` removes the entry.")],
-    reason: Annotated[str, typer.Option(help="Why, for the record.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record. No names or account numbers.")],
 ) -> None:
     """Turn a switch of a feed in SSM, without a release. Parameter Store records who did it, when and why.
 
@@ -83,6 +84,7 @@ def flags_set(
 
     if len(reason.strip()) < _REASON_LENGTH:
         raise typer.BadParameter(f"--reason needs at least {_REASON_LENGTH} characters")
+    require_impersonal(reason)
     parameter = parameter_of(get_settings())
     current = parameter.read()
     values = {name: dict(entries) for name, entries in json.loads(current.text).items()}

@@ -132,7 +132,7 @@ def request_rerun(
             business_date=day,
             requested_by=requester.name if _PERSON.match(requester.name) else "(no usable name)",
             # A reason that was refused for its content is not stored.
-            reason="(withheld)" if _is_personal(reason) else reason.strip()[: _REASON.stop - 1],
+            reason="(withheld)" if names_a_person(reason) else reason.strip()[: _REASON.stop - 1],
             requested_at=at,
             outcome="REFUSED" if refusal else "ACCEPTED",
             refusal=refusal,
@@ -196,7 +196,8 @@ def _spent(store: ObjectStore, feed: str, since: dt.datetime) -> tuple[int, int]
     return len(keys), granted
 
 
-def _is_personal(reason: str) -> bool:
+def names_a_person(reason: str) -> bool:
+    """Return True if a reason contains an e-mail address or a number of a person or account."""
     return bool(_PERSONAL.search(reason) or identifiers_in(reason))
 
 
@@ -218,7 +219,7 @@ def _refusal(
         return f"{feed.name} is not re-run on request, only {', '.join(sorted(rules.feeds))}: page the on-call"
     if len(reason.strip()) not in _REASON or not reason.isprintable():
         return f"a reason of {_REASON.start} to {_REASON.stop - 1} characters on one line is required: it is recorded"
-    if _is_personal(reason):
+    if names_a_person(reason):
         return "the reason contains an e-mail address or a number of a person or account: leave it out"
     if day < audience.first_business_date or not trading_days.is_business_day(day) or not audience.is_due(day):
         return f"{day.isoformat()} is not a date of {feed.name}"

@@ -156,6 +156,8 @@ def test_trace_leads_from_a_holding_back_to_every_row(demo: Result, classfeed: C
         (("trace", "SW99000001", "BHP", "--date", "2023-01-03"), 2, "EXCHANGE:CODE"),
         (("trace", "SW00", "ASX:BHP", "--date", "2023-01-03"), 2, "no portfolio SW00"),
         (("verify", "/nowhere"), 2, "does not exist"),
+        (("approve-removals", "--date", "2023-01-04", "--reason", "jo@example.com left"), 2, "leave it out"),
+        (("flags-set", "mode", "class_trade", "off", "--reason", "jo@example.com left"), 2, "leave it out"),
         (("verify", "--feed", ""), 2, "there is no feed ''"),
         (("breaks", "--feed", ""), 2, "there is no feed ''"),
         (("customer", "SW99000001", "--feed", ""), 2, "there is no feed ''"),
