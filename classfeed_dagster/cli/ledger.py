@@ -56,7 +56,7 @@ def audit(
     dates: Annotated[str | None, typer.Argument(help="Business dates: D1..D2, or one. Shows their evidence.")] = None,
     feed: FeedName = DEFAULT_FEED,
     sample: Annotated[
-        int | None, typer.Option(min=1, help="Only so many portfolios, another sample each date; default: all.")
+        int | None, typer.Option(min=1, help="Only so many portfolios, and the last five dates; default: all.")
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from classfeed_dagster.cli import output
-from classfeed_dagster.cli.arguments import require_feed
+from classfeed_dagster.cli.arguments import require_feed, require_past
 from classfeed_dagster.errors import ExitCode
 from classfeed_dagster.tags import DEFAULT_FEED
 
@@ -84,7 +84,7 @@ def _program() -> str:
 def _choose_first_date(start: dt.date | None, days: int) -> None:
     """Record the first business date of a new home; a home with data, or with the setting, keeps what it has.
 
-    UsageError if ``start`` contradicts it or is no business day.
+    UsageError if ``start`` contradicts it, is no business day or is so late that the last date is not over.
     """
     from classfeed_dagster import trading_days
     from classfeed_dagster.errors import UsageError
@@ -94,6 +94,7 @@ def _choose_first_date(start: dt.date | None, days: int) -> None:
     _require_embedded(settings)
     if start is not None:
         trading_days.require_business_day(start)
+        require_past(settings, _dates_from(start, days)[-1])
     fixed = "first_business_date" in settings.model_fields_set
     if fixed or (settings.home / "store").exists():
         if start not in (None, settings.first_business_date):
@@ -104,6 +105,12 @@ def _choose_first_date(start: dt.date | None, days: int) -> None:
     settings.home.mkdir(parents=True, exist_ok=True)
     (settings.home / FIRST_DATE_FILE).write_text(f"{start or _latest_dates(days)[0]}\n")
     get_settings.cache_clear()
+
+
+def _dates_from(first: dt.date, days: int) -> list[dt.date]:
+    from classfeed_dagster import trading_days
+
+    return [day for day in trading_days.business_days() if day >= first][:days]
 
 
 def _latest_dates(days: int) -> list[dt.date]:
@@ -156,7 +163,9 @@ def replay(
 
 
 def up(
-    port: Annotated[int, typer.Option(help="Port of the UI; another one is used if it is taken.")] = 3000,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the UI; another one is used if it is taken.")
+    ] = 3000,
 ) -> None:
     """Run the Dagster UI and daemon on embedded services, until Ctrl-C."""
     from classfeed_dagster.local import snowflake_server as server
@@ -260,14 +269,14 @@ def demo_faults(dates: Sequence[dt.date], at_most: int) -> list[PlantedFault]:
 def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: int, *, faulty: bool) -> Rehearsal:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from classfeed_dagster import trading_days
     from classfeed_dagster.local import snowflake_server as server
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
     _require_embedded(runtime.settings)
     first = runtime.settings.first_business_date
-    dates = [day for day in trading_days.business_days() if day >= first][:days]
+    dates = _dates_from(first, days)
+    require_past(runtime.settings, max(dates, default=first))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         with output.console(stderr=True).status("starting bigsite, writing customers and their history …"):

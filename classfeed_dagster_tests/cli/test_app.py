@@ -182,6 +182,7 @@ def test_trace_leads_from_a_holding_back_to_every_row(demo: Result, classfeed: C
         (("rerun", "--reason", "client services asked"), 2, "Missing option '--date'"),
         (("rerun", "--date", "2023-01-03", "--reason", "client services asked"), 2, "only members of"),
         (("refresh",), 2, "Missing argument 'number'"),
+        (("up", "--port", "99999"), 2, "less than or equal to 65535"),
         (("nonsense",), 2, "No such command 'nonsense'"),
         (("run", "--date", "yesterday"), 2, "'yesterday' does not have the form YYYY-MM-DD"),
     ],
@@ -581,6 +582,9 @@ def test_demo_in_a_new_home_begins_with_the_latest_business_days(new_home: Path)
 def test_demo_from_a_date_begins_there_and_refuses_a_holiday(new_home: Path) -> None:
     with pytest.raises(UsageError, match="2023-01-02"):
         local._choose_first_date(dt.date(2023, 1, 2), 3)
+    with pytest.raises(UsageError, match="2035-12-28 is not over"):
+        local._choose_first_date(dt.date(2035, 12, 27), 2)
+    assert not new_home.exists()
     local._choose_first_date(dt.date(2023, 1, 4), 3)
     assert get_settings().first_business_date == dt.date(2023, 1, 4)
     assert Settings(home=new_home.parent).first_business_date == dt.date(2023, 1, 3)
