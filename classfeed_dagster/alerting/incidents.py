@@ -76,9 +76,10 @@ class Messenger:
         get_logger().warning(f"incident: {incident.headline}", key=incident.key, outcome=incident.doing)
         return Thread(channel="log", ts="log")
 
-    def revise(self, thread: Thread, incident: Incident) -> None:
-        """Edit the message in place."""
+    def revise(self, thread: Thread, incident: Incident) -> Thread:
+        """Edit the message in place, or send it anew if that is impossible; return its thread."""
         get_logger().warning(f"incident, still open: {incident.headline}", key=incident.key, outcome=incident.doing)
+        return thread
 
     def recovered(self, thread: Thread, incident: Incident, lasted: dt.timedelta) -> None:
         """Report the recovery in the thread, and mark the message."""
@@ -192,16 +193,14 @@ class IncidentNotifier:
         if incident.page and not self.state.paged and self._try("PagerDuty", lambda: self.pager.trigger(incident)):
             self._keep(paged=True, incident=incident)
             notified = True
-        thread = self.state.thread
-        if thread is None:
-            threads: list[Thread] = []
-            if self._try("Slack", lambda: threads.append(self.messenger.announce(incident))):
-                self._keep(thread=threads[0], notified=incident.fingerprint, incident=incident)
-                notified = True
-        elif self.state.notified != incident.fingerprint and self._try(
-            "Slack", lambda: self.messenger.revise(thread, incident)
+        thread, threads = self.state.thread, list[Thread]()
+        if (thread is None or self.state.notified != incident.fingerprint) and self._try(
+            "Slack",
+            lambda: threads.append(
+                self.messenger.announce(incident) if thread is None else self.messenger.revise(thread, incident)
+            ),
         ):
-            self._keep(notified=incident.fingerprint, incident=incident)
+            self._keep(thread=threads[0], notified=incident.fingerprint, incident=incident)
             notified = True
         return notified
 

@@ -6,7 +6,7 @@ Slack allows 3,000 characters a section, 10 fields and 50 blocks; these messages
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from slack_sdk.web.client import WebClient
 
 _MAX_TEXT = 2900
+# Answers by which Slack will never accept an edit of a message or a reply to it: somebody deleted it or archived its
+# channel, another bot wrote it, or the workspace limits edits.
+_FINAL = frozenset(
+    {
+        "message_not_found", "thread_not_found", "cannot_reply_to_message", "channel_not_found", "not_in_channel",
+        "is_archived", "is_inactive", "cant_update_message", "edit_window_closed",
+    }
+)  # fmt: skip
 _DATES_SHOWN = 5
 
 
@@ -74,22 +82,47 @@ class SlackMessenger(Messenger):
         )
         return Thread(channel=str(answer["channel"]), ts=str(answer["ts"]))
 
-    def revise(self, thread: Thread, incident: Incident) -> None:
-        """Edit the message in place."""
-        self._client.chat_update(
-            channel=thread.channel, ts=thread.ts, text=_text(incident.headline), blocks=blocks(incident, self._links)
+    def revise(self, thread: Thread, incident: Incident) -> Thread:
+        """Edit the message in place, or send it anew if that is impossible; return its thread."""
+        edited = _accepted(
+            self._client.chat_update,
+            channel=thread.channel,
+            ts=thread.ts,
+            text=_text(incident.headline),
+            blocks=blocks(incident, self._links),
         )
+        return thread if edited else self.announce(incident)
 
     def recovered(self, thread: Thread, incident: Incident, lasted: dt.timedelta) -> None:
-        """Report the recovery in the thread, and mark the message. The reply is sent first: it notifies people."""
+        """Mark the message, and report the recovery in its thread: last, as only the edit may be repeated."""
         text = f"Recovered after {duration(lasted)}. It was: {_text(incident.what)}"
-        self._client.chat_postMessage(channel=thread.channel, thread_ts=thread.ts, text=text, unfurl_links=False)
-        self._client.chat_update(
+        _accepted(
+            self._client.chat_update,
             channel=thread.channel,
             ts=thread.ts,
             text=text,
             blocks=blocks(incident, self._links, recovered_after=lasted),
         )
+        _accepted(
+            self._client.chat_postMessage,
+            channel=thread.channel,
+            thread_ts=thread.ts,
+            text=text,
+            unfurl_links=False,
+        )
+
+
+def _accepted(call: Callable[..., object], **arguments: object) -> bool:
+    """Call Slack; return False if it will never accept the call."""
+    from slack_sdk.errors import SlackApiError
+
+    try:
+        call(**arguments)
+    except SlackApiError as refusal:
+        if refusal.response.get("error") in _FINAL:
+            return False
+        raise
+    return True
 
 
 def messenger(settings: Settings) -> Messenger:

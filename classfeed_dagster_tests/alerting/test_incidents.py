@@ -147,6 +147,41 @@ def test_failed_recovery_message_does_not_page_again(
     assert say(local_store, switchboard) == (0, 0, 1)
 
 
+@pytest.mark.parametrize("error", ["message_not_found", "cant_update_message", "edit_window_closed", "is_archived"])
+def test_message_that_cannot_be_edited_is_sent_anew(
+    local_store: ObjectStore, switchboard: Switchboard, error: str
+) -> None:
+    say(local_store, switchboard, LATE)
+    switchboard.errors["/api/chat.update"] = error
+    worse = LATE.model_copy(update={"counts": {"portfolios": 2}})
+    assert say(local_store, switchboard, worse, after=1) == (0, 1, 0)
+    assert say(local_store, switchboard, worse, after=2) == (0, 0, 0)
+    assert ["\n2 portfolios" in message.seen for message in switchboard.messages] == [False, True]
+    assert say(local_store, switchboard, after=3) == (0, 0, 1)
+    assert [len(message.replies) for message in switchboard.messages] == [0, 1]
+    assert open_incidents(local_store) == {}
+
+
+def test_recovery_is_reported_once_though_its_message_is_late(
+    local_store: ObjectStore, switchboard: Switchboard
+) -> None:
+    say(local_store, switchboard, LATE)
+    switchboard.errors["/api/chat.update"] = "ratelimited"
+    for minute in (1, 2):
+        with pytest.raises(NotificationError, match="Slack"):
+            say(local_store, switchboard, after=minute)
+    del switchboard.errors["/api/chat.update"]
+    assert say(local_store, switchboard, after=3) == (0, 0, 1)
+    assert len(switchboard.messages[0].replies) == 1
+
+
+def test_incident_without_its_thread_recovers(local_store: ObjectStore, switchboard: Switchboard) -> None:
+    say(local_store, switchboard, LATE)
+    switchboard.errors |= {"/api/chat.update": "channel_not_found", "/api/chat.postMessage": "channel_not_found"}
+    assert say(local_store, switchboard, after=1) == (0, 0, 1)
+    assert open_incidents(local_store) == {}
+
+
 def test_alert_text_neither_mentions_nor_links(switchboard: Switchboard, local_store: ObjectStore) -> None:
     say(local_store, switchboard, BREAK)
     message = switchboard.messages[0]
