@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Mapping
 
 from pydantic import AwareDatetime, BaseModel, Field
@@ -21,6 +22,8 @@ from classfeed_dagster.stored_records import StoredRecord, canonical, from_json,
 OFFENDERS_SHOWN = 5
 WATCHDOG = "watchdog"
 WATCHED_ELSEWHERE = frozenset({WATCHDOG})  # incidents that the alert sensor neither opens nor resolves
+# Dagster abandons a tick after 60 s, but the tick goes on: two evaluations at once would send messages twice.
+SECONDS_PER_SERVICE = 15
 _STATES, _CLOSED, _RAISED = "incidents/", "closed-incidents/", "raised-incidents/"
 
 
@@ -157,7 +160,8 @@ def sync_incidents(
     """Send the notifications that ``current`` requires; return how many incidents were opened, revised and recovered.
 
     ``only``: the one incident that the caller watches; by default all except those watched elsewhere. A failed
-    notification does not stop the others: NotificationError lists the failures at the end. ``now`` is UTC.
+    notification does not stop the others, and a slow service leaves the rest to the next evaluation: NotificationError
+    lists them at the end. ``now`` is UTC.
     """
     messenger, pager = services
     before = {
@@ -166,15 +170,23 @@ def sync_incidents(
         if (key == only if only is not None else key not in WATCHED_ELSEWHERE)
     }
     wrong = {incident.key: incident for incident in current}
-    counts, failures = [0, 0, 0], []
-    for key in sorted({*before, *wrong}):
-        state, incident = before.get(key), wrong.get(key)
-        notifier = IncidentNotifier(store, messenger, pager, state or State(incident=wrong[key], opened_at=now))
-        if incident is not None:
-            counts[0 if state is None else 1] += notifier.update(incident)
-        else:
-            counts[2] += notifier.resolve(now)
-        failures += notifier.failures
+    notifiers = [
+        IncidentNotifier(store, messenger, pager, before.get(key) or State(incident=wrong[key], opened_at=now))
+        for key in sorted({*before, *wrong})
+    ]
+    # Pages first: a slow Slack does not delay them.
+    paged, until = set[str](), time.monotonic() + SECONDS_PER_SERVICE
+    for notifier in notifiers:
+        if notifier.sync_page(wrong.get(notifier.key), until):
+            paged.add(notifier.key)
+    counts, until = [0, 0, 0], time.monotonic() + SECONDS_PER_SERVICE
+    for notifier in notifiers:
+        key, incident = notifier.key, wrong.get(notifier.key)
+        if incident is None:
+            counts[2] += notifier.resolve(now, until)
+        elif notifier.sync_message(incident, until) or key in paged:
+            counts[key in before] += 1
+    failures = [failure for notifier in notifiers for failure in notifier.failures]
     if failures:
         raise NotificationError(f"{len(failures)} notification(s) failed and will be retried: {'; '.join(failures)}")
     return counts[0], counts[1], counts[2]
@@ -187,52 +199,72 @@ class IncidentNotifier:
         self.store, self.messenger, self.pager, self.state = store, messenger, pager, state
         self.failures: list[str] = []
 
-    def update(self, incident: Incident) -> bool:
-        """Announce or revise the incident, and page if needed; return True if a notification was sent."""
-        notified = False
-        if incident.page and not self.state.paged and self._try("PagerDuty", lambda: self.pager.trigger(incident)):
-            self._keep(paged=True, incident=incident)
-            notified = True
+    @property
+    def key(self) -> str:
+        """Key of the incident."""
+        return self.state.incident.key
+
+    def sync_page(self, incident: Incident | None, until: float) -> bool:
+        """Page if needed, or resolve the page of an incident that is over; return True if a person was paged."""
+        if incident is None:
+            before = self.state.incident
+            if self.state.paged and self._try("PagerDuty", lambda: self.pager.resolve(before), until):
+                self._keep(paged=False)
+            return False
+        if (
+            not incident.page
+            or self.state.paged
+            or not self._try("PagerDuty", lambda: self.pager.trigger(incident), until)
+        ):
+            return False
+        self._keep(paged=True, incident=incident)
+        return True
+
+    def sync_message(self, incident: Incident, until: float) -> bool:
+        """Announce or revise the incident; return True if a message was sent."""
         thread, threads = self.state.thread, list[Thread]()
-        if (thread is None or self.state.notified != incident.fingerprint) and self._try(
+        if thread is not None and self.state.notified == incident.fingerprint:
+            return False
+        if not self._try(
             "Slack",
             lambda: threads.append(
                 self.messenger.announce(incident) if thread is None else self.messenger.revise(thread, incident)
             ),
-        ):
-            self._keep(thread=threads[0], notified=incident.fingerprint, incident=incident)
-            notified = True
-        return notified
-
-    def resolve(self, now: dt.datetime) -> bool:
-        """Resolve the page, report the recovery and close the incident; return True once all were notified."""
-        state, thread = self.state, self.state.thread
-        if state.paged:
-            if not self._try("PagerDuty", lambda: self.pager.resolve(state.incident)):
-                return False
-            self._keep(paged=False)
-        lasted = now - state.opened_at
-        if thread is not None and not self._try(
-            "Slack", lambda: self.messenger.recovered(thread, state.incident, lasted)
+            until,
         ):
             return False
-        key = state.incident.key
+        self._keep(thread=threads[0], notified=incident.fingerprint, incident=incident)
+        return True
+
+    def resolve(self, now: dt.datetime, until: float) -> bool:
+        """Report the recovery and close the incident, after its page; return True once all were notified."""
+        state, thread = self.state, self.state.thread
+        if state.paged:
+            return False
+        lasted = now - state.opened_at
+        if thread is not None and not self._try(
+            "Slack", lambda: self.messenger.recovered(thread, state.incident, lasted), until
+        ):
+            return False
         closed = self.state.model_copy(update={"closed_at": now})
-        self.store.put(check_key(f"{_CLOSED}{key}/{state.opened_at:%Y%m%dT%H%M%SZ}.json"), to_json(closed))
-        self.store.delete(_state_key(key))
+        self.store.put(check_key(f"{_CLOSED}{self.key}/{state.opened_at:%Y%m%dT%H%M%SZ}.json"), to_json(closed))
+        self.store.delete(_state_key(self.key))
         return True
 
     def _keep(self, **changes: object) -> None:
         self.state = self.state.model_copy(update=changes)
         self.store.put(_state_key(self.state.incident.key), to_json(self.state))
 
-    def _try(self, service: str, send: Callable[[], object]) -> bool:
+    def _try(self, service: str, send: Callable[[], object], until: float) -> bool:
+        if time.monotonic() > until:
+            self.failures.append(f"{self.key} to {service} (slow)")
+            return False
         try:
             send()
         except Exception as error:
             # A failing service must not stop the next incident's notifications.
-            get_logger().error("notification failed", error_type=type(error).__name__, key=self.state.incident.key)
-            self.failures.append(f"{self.state.incident.key} to {service} ({type(error).__name__})")
+            get_logger().error("notification failed", error_type=type(error).__name__, key=self.key)
+            self.failures.append(f"{self.key} to {service} ({type(error).__name__})")
             return False
         return True
 

@@ -131,7 +131,9 @@ def messenger(settings: Settings) -> Messenger:
         return Messenger()
     from slack_sdk import WebClient
 
-    client = WebClient(settings.slack_token.get_secret_value(), base_url=settings.slack_url, timeout=10)
+    # The next evaluation retries. Retrying at once would send a message twice if only the answer to it was lost.
+    token = settings.slack_token.get_secret_value()
+    client = WebClient(token, base_url=settings.slack_url, timeout=10, retry_handlers=[])
     production = settings.env is Environment.PROD
     channel = settings.slack_channel if production else settings.slack_channel_nonprod
     return SlackMessenger(client, channel, Links.of(settings))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from classfeed_dagster.alerting import alerts
+from classfeed_dagster.alerting import alerts, incidents
 from classfeed_dagster.alerting.incidents import (
     WATCHDOG,
     Incident,
@@ -180,6 +180,28 @@ def test_incident_without_its_thread_recovers(local_store: ObjectStore, switchbo
     switchboard.errors |= {"/api/chat.update": "channel_not_found", "/api/chat.postMessage": "channel_not_found"}
     assert say(local_store, switchboard, after=1) == (0, 0, 1)
     assert open_incidents(local_store) == {}
+
+
+def test_slow_slack_delays_no_page_and_no_evaluation(
+    local_store: ObjectStore, switchboard: Switchboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incidents, "SECONDS_PER_SERVICE", 0.3)
+    switchboard.slack_seconds = 0.2
+    current = [LATE.model_copy(update={"key": f"late.{n}"}) for n in range(5)]
+    with pytest.raises(NotificationError, match=r"3 notification\(s\).*late.4 to Slack \(slow\)"):
+        say(local_store, switchboard, *current)
+    assert len(switchboard.pages) == 5
+    assert switchboard.calls[:5] == ["/v2/enqueue"] * 5
+    switchboard.slack_seconds = 0
+    assert say(local_store, switchboard, *current, after=1) == (0, 3, 0)
+    assert len(switchboard.messages) == 5
+
+
+def test_lost_answer_of_slack_is_not_repeated_at_once(local_store: ObjectStore, switchboard: Switchboard) -> None:
+    switchboard.drops = True
+    with pytest.raises(NotificationError, match="Slack"):
+        say(local_store, switchboard, BREAK)
+    assert switchboard.calls == ["/api/chat.postMessage"]
 
 
 def test_alert_text_neither_mentions_nor_links(switchboard: Switchboard, local_store: ObjectStore) -> None:
