@@ -17,6 +17,7 @@ ClassfeedError                  kind           exit code
 └── DeliveryError               data           3   a document may not be delivered
     ├── TooManyHeldBackError
     ├── GateRefusedError
+    │   └── UncheckedBuildError  overtaken
     ├── BuildError              code           1
     ├── NotInOrderError         overtaken      1
     ├── ChainBusyError          overtaken      1
@@ -128,7 +129,7 @@ class CauseKind(enum.StrEnum):
 
     TRANSIENT = "transient"
     NOT_READY = "source not ready"
-    STALE = "overtaken"  # consent or an earlier date changed meanwhile: build again at once
+    STALE = "overtaken"  # inputs changed meanwhile, or a part of the job ran: run all of it
     UNKNOWN = "unknown"
     DATA = "data"
     CONFIGURATION = "configuration"
@@ -343,6 +344,12 @@ class GateRefusedError(DeliveryError):
             "this build again."
         )
         self.reasons = tuple(reasons)
+
+
+class UncheckedBuildError(GateRefusedError):
+    """No required check has failed, but some were not evaluated: a person ran a part of the job."""
+
+    kind = CauseKind.STALE
 
 
 class NotInOrderError(DeliveryError):

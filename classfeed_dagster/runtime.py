@@ -35,7 +35,7 @@ def utc_now(rehearsal_clock: dt.datetime | None = None) -> dt.datetime:
 class NotBuiltError(NotReadyError):
     """An asset's input for a business date has not been materialized yet."""
 
-    kind = CauseKind.CONFIGURATION
+    kind = CauseKind.STALE  # a person ran a part of the job: all of it builds the input
 
     def __init__(self, asset: str, day: dt.date) -> None:
         super().__init__(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, PositiveInt
 
 from classfeed_dagster.delivery.manifest import PassedCheck, Sha256
-from classfeed_dagster.errors import ChainBusyError, GateRefusedError
+from classfeed_dagster.errors import ChainBusyError, GateRefusedError, UncheckedBuildError
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, from_json, to_json, verdict_key, verdict_prefix
 
@@ -106,14 +106,17 @@ def files_checked(store: ObjectStore, build: Build) -> bool:
 def require_verdicts(store: ObjectStore, build: Build) -> tuple[PassedCheck, ...]:
     """Return the passed verdicts that allow the delivery of ``build``, for the manifest.
 
-    Raise GateRefusedError with every reason if a required check has no verdict, is about other documents, or failed.
+    Raise GateRefusedError with every reason if a required check has no verdict, is about other documents, or failed;
+    UncheckedBuildError if checks were not evaluated and none of the others objects.
     """
     passed: list[PassedCheck] = []
     reasons: list[str] = []
+    unevaluated = 0
     for check in REQUIRED_VERDICTS:
         verdict = latest_verdict(store, build, check)
         if verdict is None:
             reasons.append(f"{check} was not evaluated")
+            unevaluated += 1
         elif (verdict.build_id, verdict.check, verdict.subject) != (build.build_id, check, build.subject):
             reasons.append(f"the verdict of {check} is about other documents")
         elif not verdict.passed:
@@ -121,5 +124,5 @@ def require_verdicts(store: ObjectStore, build: Build) -> tuple[PassedCheck, ...
         else:
             passed.append(PassedCheck(check=check, passed=True, key=verdict.key, evaluated_by=verdict.evaluated_by))
     if reasons:
-        raise GateRefusedError(build.build_id, reasons)
+        raise (UncheckedBuildError if len(reasons) == unevaluated else GateRefusedError)(build.build_id, reasons)
     return tuple(passed)

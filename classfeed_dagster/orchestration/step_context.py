@@ -45,7 +45,9 @@ def current_time(runtime: Runtime) -> dt.datetime:
 
 
 def business_date(context: StepContext) -> dt.date:
-    """Return the business date of the partition's key, never of its time window."""
+    """Return the business date of the partition's key, never of its time window. Failure for a run without one."""
+    if not context.has_partition_key:
+        raise dg.Failure("The run has no business date: choose one in the launchpad, or launch a backfill for a range")
     return dt.date.fromisoformat(context.partition_key)
 
 

@@ -160,6 +160,17 @@ def test_resources_show_settings_and_hide_secrets(definitions: dg.Definitions) -
     assert "lambda" not in runtime.resource_fn.__name__
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [{}, {"dagster/asset_partition_range_start": "2023-01-03", "dagster/asset_partition_range_end": "2023-01-05"}],
+    ids=["no date", "range"],
+)
+def test_run_without_a_business_date_says_what_to_do(definitions: dg.Definitions, tags: dict[str, str]) -> None:
+    job = definitions.resolve_job_def("class_super_job")
+    with pytest.raises(dg.Failure, match="The run has no business date: choose one in the launchpad"):
+        job.execute_in_process(tags=tags)
+
+
 def test_expected_error_is_a_failure_with_its_sentence_first() -> None:
     @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["2026-03-02"]))
     def late(context: dg.AssetExecutionContext) -> None:

@@ -161,6 +161,31 @@ def test_older_dates_are_probed_in_turn_by_batches() -> None:
     assert restatements.batch(days, 0, 0) == restatements.batch([], 5, 3) == ()
 
 
+@pytest.mark.parametrize(
+    ("folders", "error"),
+    [
+        pytest.param({"class_super"}, "NotBuiltError", id="without its inputs"),
+        pytest.param({"landing", "class", "class_super"}, "UncheckedBuildError", id="without its checks"),
+    ],
+)
+def test_part_of_a_job_run_by_a_person_leaves_the_date_to_repair(desk: Desk, folders: set[str], error: str) -> None:
+    desk.two_customers(MONDAY)
+    job = desk.definitions.resolve_job_def("class_super_job")
+    part = {key for key in job.asset_layer.executable_asset_keys if key.path[0] in folders}
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        selected = job.get_subset(asset_selection=part, asset_check_selection=set())
+        assert not selected.execute_in_process(
+            partition_key=MONDAY, instance=desk.instance, raise_on_error=False
+        ).success
+        assert f"{error} (overtaken): next attempt soon" in desk.tick("repair")[1]
+    with desk.at("2026-03-03T06:20:00+11:00"):
+        request = only(desk)
+        assert request.asset_selection is None
+        assert desk.carry_out(request).success
+        none(desk)
+    assert len(desk.status(MONDAY).deliveries) == 1
+
+
 def test_absent_end_of_day_is_awaited_without_attempts(desk: Desk) -> None:
     desk.two_customers()
     desk.bigsite.save()
