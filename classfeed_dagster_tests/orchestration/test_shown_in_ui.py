@@ -77,6 +77,13 @@ def test_first_sentences_in_lists_have_no_markdown(definitions: dg.Definitions) 
     assert all(sensor.description for sensor in repository.sensor_defs)
 
 
+def test_check_descriptions_repeat_no_sentence(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    for key in graph.asset_check_keys:
+        sentences = (graph.get_check_spec(key).description or "").split(". ")
+        assert len(set(sentences)) == len(sentences), key
+
+
 def test_numbers_are_exact_in_one_table_and_never_zero() -> None:
     exact = "123456789012345.01"
     output = numbers({"rows": 3, "none": 0, "cash_AUD": Decimal(exact), "cash_USD": "0.00"})

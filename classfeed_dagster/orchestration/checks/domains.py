@@ -37,7 +37,7 @@ def _checks_of(
             dg.AssetCheckSpec(
                 rule.name,
                 asset=asset,
-                description=f"{rule.title}. {rule.description}{runbook(rule.name)}",
+                description=f"{rule.description}{runbook(rule.name)}",
                 partitions_def=partitions,
             )
             for rule in rules

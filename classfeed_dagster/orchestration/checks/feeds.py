@@ -127,7 +127,7 @@ def _ledger_checks(feed_context: FeedContext) -> dg.AssetChecksDefinition:
             dg.AssetCheckSpec(
                 rule.name,
                 asset=asset,
-                description=f"{rule.title}. {rule.description}{runbook(rule.name)}",
+                description=f"{rule.description}{runbook(rule.name)}",
                 partitions_def=feed_context.partitions,
             )
             for rule in LEDGER_RULES
