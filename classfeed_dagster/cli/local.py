@@ -175,6 +175,7 @@ def up(
         free_port,
         only_services,
         stop_left_over,
+        wait_while_up,
     )
     from classfeed_dagster.runtime import Runtime
 
@@ -203,12 +204,14 @@ def up(
         chosen = free_port(port)
         if chosen != port:
             out.print(f"Port {port} is taken: using {chosen}", highlight=False)
-        with dagster_services(home, chosen, environment) as address:
-            record(address)
-            out.print(f"The Dagster UI: [bold]{address}[/]   (Ctrl-C stops everything)", highlight=False)
-            stopped.wait()
-        server.release(settings.home)  # a run may have started the local warehouse
-        runtime.close()
+        try:
+            with dagster_services(home, chosen, environment) as address:
+                record(address)
+                out.print(f"The Dagster UI: [bold]{address}[/]   (Ctrl-C stops everything)", highlight=False)
+                wait_while_up(home, stopped)
+        finally:
+            server.release(settings.home)  # a run may have started the local warehouse
+            runtime.close()
     out.print("stopped", highlight=False)
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -30,7 +31,7 @@ _WEBSERVER = "classfeed_dagster.orchestration.webserver"
 
 
 class ServiceError(TemporaryError):
-    """A local service did not start. The message names its log file."""
+    """A local service did not start, or has ended. The message names its log file."""
 
 
 class AlreadyUpError(SafeguardError):
@@ -126,9 +127,7 @@ def stop_left_over(home: Path) -> bool:
 
     In sessions of their own they outlive it, and hold its port.
     """
-    path = home / _STARTED
-    identities = map(ProcessIdentity.parse, path.read_text().splitlines() if path.exists() else ())
-    left = [identity for identity in identities if identity is not None and identity.local and not identity.dead]
+    left = [identity for identity in _started(home) if identity.local and not identity.dead]
     for stop in (signal.SIGTERM, signal.SIGKILL):
         for identity in left:
             if not identity.dead:
@@ -136,8 +135,22 @@ def stop_left_over(home: Path) -> bool:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and not all(identity.dead for identity in left):
             time.sleep(0.1)
-    path.unlink(missing_ok=True)
+    (home / _STARTED).unlink(missing_ok=True)
     return bool(left)
+
+
+def wait_while_up(home: Path, stopped: threading.Event) -> None:
+    """Wait until ``stopped`` is set. ServiceError once one of the services has ended: runs would wait forever."""
+    while not stopped.wait(1):
+        if any(identity.dead for identity in _started(home)):
+            logs = " and ".join(str(home / f"{name}.log") for name in ("webserver", "daemon"))
+            raise ServiceError(f"The webserver or the daemon has ended: see {logs}, then run `classfeed up` again")
+
+
+def _started(home: Path) -> list[ProcessIdentity]:
+    path = home / _STARTED
+    identities = map(ProcessIdentity.parse, path.read_text().splitlines() if path.exists() else ())
+    return [identity for identity in identities if identity is not None]
 
 
 def _record(home: Path, pid: int) -> None:

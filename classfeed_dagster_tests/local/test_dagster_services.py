@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,10 +17,12 @@ import pytest
 
 from classfeed_dagster.local.dagster_services import (
     AlreadyUpError,
+    ServiceError,
     free_port,
     only_services,
     running_address,
     stop_left_over,
+    wait_while_up,
 )
 from classfeed_dagster.local.processes import ProcessIdentity, start_of
 
@@ -116,6 +119,23 @@ def test_services_of_a_killed_up_are_stopped_by_the_next(tmp_path: Path) -> None
         service.kill()
         other.kill()
         other.wait()
+
+
+def test_up_ends_once_a_service_has_ended(tmp_path: Path) -> None:
+    services = [subprocess.Popen(["sleep", "600"], start_new_session=True) for _ in range(2)]
+    host = ProcessIdentity.current().host
+    (tmp_path / "services").write_text("".join(f"{host} {it.pid} {start_of(it.pid)}\n" for it in services))
+    stopped = threading.Event()
+    threading.Timer(0.5, services[1].kill).start()
+    try:
+        with pytest.raises(ServiceError, match="The webserver or the daemon has ended: see .*daemon.log"):
+            wait_while_up(tmp_path, stopped)
+        stopped.set()
+        wait_while_up(tmp_path, stopped)
+    finally:
+        for service in services:
+            service.kill()
+            service.wait()
 
 
 def test_port_that_is_taken_is_replaced() -> None:
