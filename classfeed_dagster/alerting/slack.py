@@ -148,7 +148,7 @@ def _facts(incident: Incident) -> Mapping[str, str]:
     if incident.feeds:
         facts["Feed" if len(incident.feeds) == 1 else "Feeds"] = _text(", ".join(incident.feeds))
     # The dates are listed above, unless there are many.
-    counts = {name: n for name, n in incident.counts.items() if name != "dates" or n > _DATES_SHOWN}
+    counts = {name: n for name, n in incident.counts.items() if n > (_DATES_SHOWN if name == "dates" else 0)}
     if counts:
         facts["Counts"] = _text(", ".join(counted(count, _singular(name)) for name, count in counts.items()))
     if incident.offenders:

@@ -72,6 +72,13 @@ def test_headlines_count_in_words(count: int, noun: str, says: str) -> None:
     assert says in str(blocks(BREAK.model_copy(update={"counts": {counted(2, noun)[2:]: count}}), LINKS))
 
 
+def test_counts_of_zero_are_left_out_of_a_message() -> None:
+    text = str(blocks(BREAK.model_copy(update={"counts": {"deliveries": 0, "sensors": 2}}), LINKS))
+    assert "2 sensors" in text
+    assert "0 deliveries" not in text
+    assert "*Counts*" not in str(blocks(BREAK.model_copy(update={"counts": {"offenders": 0}}), LINKS))
+
+
 def test_incident_texts_have_no_optional_plural() -> None:
     texts = [path.read_text() for path in Path(alerts.__file__).parent.glob("*.py")]
     assert [match for text in texts for match in re.findall(r"what=.*\((?:s|ies|es)\)|missing.*\(ies\)", text)] == []
