@@ -10,14 +10,15 @@ from decimal import Decimal
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
+from classfeed_dagster.bigsite.landing import StoredTable, first_rows
 from classfeed_dagster.charts import data_uri
 from classfeed_dagster.orchestration.local_pages import forge_page, store_page
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.settings import Environment
 from classfeed_dagster.store import address
 
 MASK = "•••"
-PREVIEWED = 8
 _MAY_BE_ZERO = frozenset({"revision", "dagster/row_count"})
 
 
@@ -63,13 +64,19 @@ def object_link(location: str) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.url(address(location))
 
 
-def preview(rows: pl.DataFrame, personal: Collection[str]) -> dg.MarkdownMetadataValue:
-    """Return the first rows as a table. Personal values are masked, so that only their presence shows."""
+def previews(runtime: Runtime, name: str, table: StoredTable, personal: Collection[str]) -> dict[str, Any]:
+    """Return the entry ``name`` with the first rows of a stored file. Values of the columns ``personal`` are masked.
+
+    Empty for a large file, and in production: a customer's number and amounts would stay in Dagster's database.
+    """
+    rows = None if runtime.settings.env is Environment.PROD else first_rows(runtime.store, table)
+    if rows is None:
+        return {}
     shown = [
-        ["" if value is None else MASK if name in personal else value for name, value in row.items()]
-        for row in rows.head(PREVIEWED).iter_rows(named=True)
+        ["" if value is None else MASK if column in personal else value for column, value in row.items()]
+        for row in rows.iter_rows(named=True)
     ]
-    return markdown_table(rows.columns, shown)
+    return {name: markdown_table(rows.columns, shown)}
 
 
 def picture(svg: str, alt: str) -> dg.MarkdownMetadataValue:

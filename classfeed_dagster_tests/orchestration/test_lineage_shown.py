@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import dagster as dg
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 from dagster import AssetKey
 
+from classfeed_dagster.bigsite.landing import StoredFile, StoredTable
 from classfeed_dagster.bigsite.lineage import DERIVED as DERIVED_COLUMNS
 from classfeed_dagster.bigsite.lineage import landed_sources
 from classfeed_dagster.bigsite.queries import SCHEMAS
@@ -20,10 +22,10 @@ from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS
 from classfeed_dagster.domains.lineage import DERIVED, shown_frames
 from classfeed_dagster.orchestration.column_metadata import type_name
 from classfeed_dagster.orchestration.definitions import build_definitions
-from classfeed_dagster.orchestration.metadata_values import MASK, code_links, code_of, preview
+from classfeed_dagster.orchestration.metadata_values import MASK, code_links, code_of, previews
 from classfeed_dagster.orchestration.step_context import timed
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.settings import Settings
+from classfeed_dagster.settings import Environment, Settings
 from classfeed_dagster_tests.fixtures.desk import Desk
 
 ROOT = Path(__file__).parents[2]
@@ -260,12 +262,25 @@ def test_personal_columns_are_marked_in_every_layer(shown: dict[str, dict[str, o
     assert not columns_of(shown["landing/trade"])["units"].tags  # type: ignore[attr-defined]
 
 
-def test_preview_masks_personal_columns() -> None:
+def _previews(home: Path, environment: Environment) -> dict[str, dg.MarkdownMetadataValue]:
+    runtime = Runtime(Settings(home=home).model_copy(update={"env": environment}))
     rows = pl.DataFrame({"portfolio_number": ["SW1"] * 20, "abn": ["51824753556"] * 20, "hin": [None] * 20})
-    text = preview(rows, {"abn", "hin"}).value
+    content = BytesIO()
+    rows.write_parquet(content)
+    runtime.store.put("rows.parquet", content.getvalue())
+    file = StoredFile(key="rows.parquet", sha256="", rows=20, bytes=len(content.getvalue()))
+    return previews(runtime, "preview", StoredTable(files=(file,)), {"abn", "hin"})
+
+
+def test_preview_masks_personal_columns(tmp_path: Path) -> None:
+    text = _previews(tmp_path, Environment.STG)["preview"].value
     assert text is not None
     assert "51824753556" not in text
     assert text.count(f"| SW1 | {MASK} |  |") == 8
+
+
+def test_production_shows_no_rows(tmp_path: Path) -> None:
+    assert _previews(tmp_path, Environment.PROD) == {}
 
 
 def test_types_are_named_as_in_sql() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import dagster as dg
 
-from classfeed_dagster.bigsite.landing import first_rows
 from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.charts import Number, bars
 from classfeed_dagster.domains.build import (
@@ -29,7 +28,7 @@ from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.asset_keys import GROUP_DOMAINS, LANDING, domain_key, landing_key, runbook_value
 from classfeed_dagster.orchestration.column_metadata import domain_columns, lineage_table, table_metadata
 from classfeed_dagster.orchestration.fan_out import Results, Stage, fanned_out_asset
-from classfeed_dagster.orchestration.metadata_values import numbers, picture, preview, without_zeros
+from classfeed_dagster.orchestration.metadata_values import numbers, picture, previews, without_zeros
 from classfeed_dagster.orchestration.step_context import StepContext, idle_observation, since, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
@@ -194,10 +193,9 @@ def _pictures(reference: DomainReference) -> dict[str, Any]:
 
 
 def _previews(runtime: Runtime, reference: DomainReference, frames: Sequence[Frame]) -> dict[str, Any]:
-    previews: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
     for frame in frames:
-        rows = first_rows(runtime.store, reference.frames[frame.name])
-        if rows is not None:
-            name = "preview" if frame is frames[0] else f"preview_of_{frame.name}"
-            previews[name] = preview(rows, {column.name for column in frame.columns if column.personal})
-    return previews
+        name = "preview" if frame is frames[0] else f"preview_of_{frame.name}"
+        personal = {column.name for column in frame.columns if column.personal}
+        shown |= previews(runtime, name, reference.frames[frame.name], personal)
+    return shown

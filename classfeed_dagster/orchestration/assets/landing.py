@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import dagster as dg
 
 from classfeed_dagster.bigsite import queries, tables
-from classfeed_dagster.bigsite.landing import first_rows
 from classfeed_dagster.bigsite.lineage import landed_sources
 from classfeed_dagster.bigsite.snapshot import Snapshot, snapshot_for
 from classfeed_dagster.feed_run.refreshed_domains import refreshed_schedules
@@ -22,7 +21,7 @@ from classfeed_dagster.orchestration.asset_keys import (
     source_key,
 )
 from classfeed_dagster.orchestration.column_metadata import PERSONAL_DATA, AssetColumn, table_metadata
-from classfeed_dagster.orchestration.metadata_values import object_link, preview
+from classfeed_dagster.orchestration.metadata_values import object_link, previews
 from classfeed_dagster.orchestration.step_context import idle_observation, since, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
@@ -152,7 +151,6 @@ def landing_assets(
 def _materialized(runtime: Runtime, snapshot: Snapshot, table: str, seconds: float) -> dg.MaterializeResult[None]:
     stored = snapshot.tables[table]
     personal = {column.name for column in landed_columns(table) if column.personal}
-    rows = first_rows(runtime.store, stored)
     return dg.MaterializeResult(
         asset_key=landing_key(table),
         data_version=dg.DataVersion(stored.sha256),
@@ -165,6 +163,6 @@ def _materialized(runtime: Runtime, snapshot: Snapshot, table: str, seconds: flo
             "snapshot": snapshot.snapshot_id,
             "descriptor": object_link(runtime.store.location(snapshot.key())),
             "sha256": stored.sha256,
-            **({} if rows is None else {"preview": preview(rows, personal)}),
+            **previews(runtime, "preview", stored, personal),
         },
     )
