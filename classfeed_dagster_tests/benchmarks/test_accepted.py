@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,9 @@ def test_command_accepts_ratios_and_checks_later_ones(tmp_path: Path, monkeypatc
     run(4.5, "--check")
     with pytest.raises(SystemExit, match="slower than accepted"):
         run(6, "--check")
+
+
+def test_guard_keeps_its_processes_on_one_processor() -> None:
+    child = "import os; print(len(os.sched_getaffinity(0)))"
+    code = f"import subprocess, sys; from benchmarks import accepted; accepted.use_one_processor(); subprocess.run([sys.executable, '-c', {child!r}])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
