@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import time
 from collections.abc import Callable, Iterable, Mapping
+from time import monotonic
 
 from pydantic import AwareDatetime, BaseModel, Field
 
@@ -175,11 +175,11 @@ def sync_incidents(
         for key in sorted({*before, *wrong})
     ]
     # Pages first: a slow Slack does not delay them.
-    paged, until = set[str](), time.monotonic() + SECONDS_PER_SERVICE
+    paged, until = set[str](), monotonic() + SECONDS_PER_SERVICE
     for notifier in notifiers:
         if notifier.sync_page(wrong.get(notifier.key), until):
             paged.add(notifier.key)
-    counts, until = [0, 0, 0], time.monotonic() + SECONDS_PER_SERVICE
+    counts, until = [0, 0, 0], monotonic() + SECONDS_PER_SERVICE
     for notifier in notifiers:
         key, incident = notifier.key, wrong.get(notifier.key)
         if incident is None:
@@ -256,7 +256,7 @@ class IncidentNotifier:
         self.store.put(_state_key(self.state.incident.key), to_json(self.state))
 
     def _try(self, service: str, send: Callable[[], object], until: float) -> bool:
-        if time.monotonic() > until:
+        if monotonic() > until:
             self.failures.append(f"{self.key} to {service} (slow)")
             return False
         try:
