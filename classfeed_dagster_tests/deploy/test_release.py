@@ -16,7 +16,7 @@ from classfeed_dagster_tests.fixtures.templates import ROOT
 DIGEST, BEFORE = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
 # Writes down what changes something; FAILING names commands whose task fails, UNFILLED a secret, UNASSIGNED a permission
 # set.
-_AWS = f"""#!{sys.executable}
+_AWS = f"""#!/usr/bin/env python3
 import json, os, re, sys
 text = " ".join(sys.argv[1:])
 def done(what, answer=""):
