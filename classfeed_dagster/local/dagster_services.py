@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import signal
 import socket
@@ -12,9 +13,11 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from classfeed_dagster.errors import SafeguardError, TemporaryError
 from classfeed_dagster.local.processes import ProcessIdentity, start_of
@@ -119,24 +122,43 @@ def dagster_services(
         _wait_until_up(address, processes, home, start_seconds)
         yield address
     finally:
-        _stop(processes.values())
+        stop_left_over(home)
+        for process in processes.values():
+            process.kill()  # only one that could not be recorded still runs
+            process.wait()
 
 
 def stop_left_over(home: Path) -> bool:
-    """Stop the services of a `classfeed up` that was killed; return False if there are none.
+    """Stop the services that were started for the home folder; return False if none of their processes lives.
 
-    In sessions of their own they outlive it, and hold its port.
+    In sessions of their own they outlive a killed `classfeed up`, and hold its port. Their code server and run workers
+    outlive them in turn.
     """
-    left = [identity for identity in _started(home) if identity.local and not identity.dead]
+    started = _started(home)
+    found = any(map(_members, started))
     for stop in (signal.SIGTERM, signal.SIGKILL):
-        for identity in left:
-            if not identity.dead:
-                os.killpg(identity.pid, stop)
+        for process in itertools.chain.from_iterable(map(_members, started)):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(stop)
         deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and not all(identity.dead for identity in left):
+        while time.monotonic() < deadline and any(map(_members, started)):
             time.sleep(0.1)
     (home / _STARTED).unlink(missing_ok=True)
-    return bool(left)
+    return found
+
+
+def _members(service: ProcessIdentity) -> list[psutil.Process]:
+    # Living processes of the session that a service began. Its number is not given again while one of them lives.
+    if not service.local or start_of(service.pid) not in (None, service.started):
+        return []
+    return [each for each in psutil.process_iter() if _session(each.pid) == service.pid and start_of(each.pid)]
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:  # ended meanwhile
+        return None
 
 
 def wait_while_up(home: Path, stopped: threading.Event) -> None:
@@ -171,15 +193,3 @@ def _wait_until_up(address: str, processes: Mapping[str, subprocess.Popen[bytes]
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)
     raise ServiceError(f"The UI at {address} did not answer within {seconds} s: see its log {home / 'webserver.log'}")
-
-
-def _stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    running = list(processes)
-    for stop in (signal.SIGTERM, signal.SIGKILL):
-        for process in running:
-            if process.poll() is None:
-                # The whole group: the code server and run workers are children of these.
-                os.killpg(process.pid, stop)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and any(process.poll() is None for process in running):
-            time.sleep(0.1)

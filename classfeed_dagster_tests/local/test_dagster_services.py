@@ -8,21 +8,19 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from classfeed_dagster.errors import ExitCode
 from classfeed_dagster.local.dagster_services import (
     AlreadyUpError,
-    ServiceError,
     free_port,
     only_services,
     running_address,
     stop_left_over,
-    wait_while_up,
 )
 from classfeed_dagster.local.processes import ProcessIdentity, start_of
 
@@ -81,24 +79,36 @@ def _processes(home: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_up_after_a_killed_up_says_so_and_has_its_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_killed_or_without_its_daemon_ends_and_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.setenv("CLASSFEED_HOME", str(tmp_path))
     port = free_port(3950)
-    printed = []
-    for end in (signal.SIGKILL, signal.SIGTERM):
+    printed, codes = [], []
+
+    def kill_daemon(_: subprocess.Popen[str]) -> None:
+        for service in psutil.process_iter(["cmdline"]):
+            line = " ".join(service.info["cmdline"] or ())
+            if str(tmp_path) in line and "dagster-daemon" in line:
+                service.kill()
+
+    for end in (subprocess.Popen.kill, subprocess.Popen.terminate, kill_daemon):
         command = [sys.executable, "-m", "classfeed_dagster.cli.app", "up", "--port", str(port)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 printed.append(line)
                 if "The Dagster UI" in line:
-                    process.send_signal(end)
-    assert len(printed) == 4, printed
-    first, stopped, second, last = printed
+                    end(process)
+        codes.append(process.returncode)
+    assert len(printed) == 6, printed
+    first, stopped, second, last, third, ended = printed
     assert (first, stopped) == (second, "Stopped the services of a `classfeed up` that was killed\n")
     assert f"http://127.0.0.1:{port} " in second
     assert last == "stopped\n"
+    assert third == second
+    assert ended.startswith("classfeed: The webserver or the daemon has ended: see ")
+    assert ended.endswith(f"{tmp_path}/dagster/daemon.log, then run `classfeed up` again\n")
+    assert codes == [-signal.SIGKILL, 0, ExitCode.FAILED]
     assert not _processes(tmp_path)
 
 
@@ -121,21 +131,21 @@ def test_services_of_a_killed_up_are_stopped_by_the_next(tmp_path: Path) -> None
         other.wait()
 
 
-def test_up_ends_once_a_service_has_ended(tmp_path: Path) -> None:
-    services = [subprocess.Popen(["sleep", "600"], start_new_session=True) for _ in range(2)]
-    host = ProcessIdentity.current().host
-    (tmp_path / "services").write_text("".join(f"{host} {it.pid} {start_of(it.pid)}\n" for it in services))
-    stopped = threading.Event()
-    threading.Timer(0.5, services[1].kill).start()
+def test_code_server_of_a_killed_service_is_stopped(tmp_path: Path) -> None:
+    command = ["bash", "-c", "sleep 600 & echo $!; wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as service:
+        assert service.stdout is not None
+        child = psutil.Process(int(service.stdout.readline()))
+        started = ProcessIdentity(ProcessIdentity.current().host, service.pid, start_of(service.pid) or "")
+        (tmp_path / "services").write_text(f"{started}\n")
+        service.kill()
     try:
-        with pytest.raises(ServiceError, match="The webserver or the daemon has ended: see .*daemon.log"):
-            wait_while_up(tmp_path, stopped)
-        stopped.set()
-        wait_while_up(tmp_path, stopped)
+        assert child.is_running()
+        assert stop_left_over(tmp_path)
+        assert start_of(child.pid) is None
     finally:
-        for service in services:
-            service.kill()
-            service.wait()
+        if start_of(child.pid):
+            child.kill()
 
 
 def test_port_that_is_taken_is_replaced() -> None:
