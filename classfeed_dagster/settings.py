@@ -269,14 +269,16 @@ class Settings(BaseSettings):
     @classmethod
     def _no_empty_value(cls, values: dict[str, Any]) -> dict[str, Any]:
         # An emptied variable would pass as set, and production's store would be a folder of the container.
-        empty = [
-            variable(name)
+        empty = {
+            name
             for name, value in values.items()
             if isinstance(value, str) and not value.strip() and name not in _MAY_BE_EMPTY
-        ]
-        if empty:
-            raise ValueError(f"settings without a value: {', '.join(sorted(empty))}. Set them, or unset the variables")
-        return values
+        }
+        own = sorted(name for name in map(variable, empty) if name.startswith("CLASSFEED_"))
+        if own:
+            raise ValueError(f"settings without a value: {', '.join(own)}. Set them, or unset the variables")
+        # What is left is OpenTelemetry's, whose specification takes an empty variable for an unset one.
+        return {name: value for name, value in values.items() if name not in empty}
 
     @model_validator(mode="before")
     @classmethod

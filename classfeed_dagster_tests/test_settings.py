@@ -151,7 +151,9 @@ def test_settings_read_switches_credentials_and_no_notices(monkeypatch: pytest.M
     monkeypatch.setenv("CLASSFEED_FLAGS", '{"mode": {"class_trade": "off"}}')
     monkeypatch.setenv("CLASSFEED_TRANSMISSION_CREDENTIALS", '{"recipient": "hunter2"}')
     monkeypatch.setenv("CLASSFEED_EXPIRY_NOTICE_DAYS", "")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "")
     settings = Settings()
+    assert settings.otlp_endpoint is None
     assert settings.flags == {"mode": {"class_trade": "off"}}
     assert settings.transmission_credentials["recipient"].get_secret_value() == "hunter2"
     assert settings.expiry_notice_leads == ()
