@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-import time_machine
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -36,7 +34,7 @@ from classfeed_dagster.orchestration.run_date import Outcome, RunReport
 from classfeed_dagster.service_levels import owner_months
 from classfeed_dagster.service_levels.owner_months import OwnerFigure, OwnerMonth
 from classfeed_dagster.service_levels.owner_numbers import NUMBERS
-from classfeed_dagster.settings import Settings, get_settings
+from classfeed_dagster.settings import get_settings
 from classfeed_dagster.store import open_store
 from classfeed_dagster.stored_records import quarantine_key, to_json
 from classfeed_dagster_tests.fixtures.databases import fresh_database
@@ -259,63 +257,6 @@ def test_unknown_transaction_has_the_documented_shape(demo: Result, classfeed: C
     assert json.loads(unknown.output) == {**nothing, "transaction_id": "T99999999"}
 
 
-ENDING = """
-import atexit, sys, threading, time
-import classfeed_dagster.cli.app as app
-def main():
-    atexit.register(lambda: print("handlers", flush=True))
-    print("x" * 200_000)
-    if {late}:
-        threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
-    sys.exit({code})
-app.main = main
-app.script()
-"""
-
-
-@pytest.mark.parametrize(("code", "ends"), [("None", 0), ("3", 3), ("'a sentence'", 1)])
-@pytest.mark.parametrize("late", [False, True])
-def test_script_ends_with_its_code_after_handlers_and_output(code: str, ends: int, late: bool) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", ENDING.format(code=code, late=late)], capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == ends, ended.stderr
-    assert ended.stdout.splitlines() == ["x" * 200_000, *["thread"] * late, "handlers"]
-    assert ended.stderr.splitlines() == ["a sentence"] * (ends == 1)
-
-
-def run_script(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the console script as a process of its own."""
-    call = (
-        f"import sys; sys.argv = ['classfeed', *{[*words]!r}]; from classfeed_dagster.cli.app import script; script()"
-    )
-    return subprocess.run([sys.executable, "-c", call], check=False, text=True, **options)
-
-
-def test_script_without_an_output_ends_with_its_code() -> None:
-    shell = 'exec "$0" -m classfeed_dagster.cli.app "$@"'
-    for closed in (">&-", "2>&-"):
-        ends = [
-            subprocess.run(["bash", "-c", f"{shell} {closed}", sys.executable, *words], check=False).returncode
-            for words in (["flags"], ["status", "--feed", "nope"])
-        ]
-        assert ends == [0, 2], closed
-
-
-def test_script_on_a_full_disk_names_the_remedy() -> None:
-    with Path("/dev/full").open("w") as full:
-        ended = run_script(["flags"], stdout=full, stderr=subprocess.PIPE)
-    assert ended.returncode == 1
-    assert ended.stderr == (
-        "classfeed: Cannot use the output: No space left on device. Correct the path or its rights, or free space\n"
-    )
-
-
-def test_script_without_unicode_prints_the_code_point() -> None:
-    ended = run_script(["--help"], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    assert (ended.returncode, ended.stderr) == (0, "")
-
-
 def test_status_names_dates_after_the_newest_delivery(
     demo: Result, classfeed: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,15 +270,6 @@ def test_status_names_dates_after_the_newest_delivery(
     assert "later date" not in classfeed("status", "--date", "2023-01-04").output
     monkeypatch.delenv("CLASSFEED_NOW")
     get_settings.cache_clear()
-
-
-def test_script_with_a_closed_pipe_ends_without_a_hang() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", ENDING.format(code=0, late=False)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.close()
-        assert process.wait(60) != 0
 
 
 def test_reconcile_prints_for_people_and_as_json(demo: Result, classfeed: Command) -> None:
@@ -555,39 +487,6 @@ def test_commands_have_help(classfeed: Command, command: str) -> None:
     result = classfeed(command, "--help")
     assert result.exit_code == 0
     assert len(result.output) > 200
-
-
-@pytest.fixture
-def new_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Provide a home without data, and no first business date in the settings."""
-    monkeypatch.setenv("CLASSFEED_HOME", str(tmp_path / "new"))
-    monkeypatch.delenv("CLASSFEED_FIRST_BUSINESS_DATE", raising=False)
-    get_settings.cache_clear()
-    yield tmp_path / "new"
-    get_settings.cache_clear()
-
-
-def test_demo_in_a_new_home_begins_with_the_latest_business_days(new_home: Path) -> None:
-    with time_machine.travel(dt.datetime(2026, 11, 30, 1, tzinfo=dt.UTC)):  # Monday noon in Sydney
-        local._choose_first_date(None, 3)
-        first = get_settings().first_business_date
-    assert first == dt.date(2026, 11, 25)
-    local._choose_first_date(None, 5)  # a later demo keeps the dates
-    local._choose_first_date(first, 3)
-    assert get_settings().first_business_date == first
-    with pytest.raises(UsageError, match="this home begins on 2026-11-25"):
-        local._choose_first_date(dt.date(2023, 1, 3), 3)
-
-
-def test_demo_from_a_date_begins_there_and_refuses_a_holiday(new_home: Path) -> None:
-    with pytest.raises(UsageError, match="2023-01-02"):
-        local._choose_first_date(dt.date(2023, 1, 2), 3)
-    with pytest.raises(UsageError, match="2035-12-28 is not over"):
-        local._choose_first_date(dt.date(2035, 12, 27), 2)
-    assert not new_home.exists()
-    local._choose_first_date(dt.date(2023, 1, 4), 3)
-    assert get_settings().first_business_date == dt.date(2023, 1, 4)
-    assert Settings(home=new_home.parent).first_business_date == dt.date(2023, 1, 3)
 
 
 # Imports the command line once; each command runs in a fork of that process.
