@@ -69,3 +69,16 @@ def test_guard_keeps_its_processes_on_one_processor() -> None:
     child = "import os; print(len(os.sched_getaffinity(0)))"
     code = f"import subprocess, sys; from benchmarks import accepted; accepted.use_one_processor(); subprocess.run([sys.executable, '-c', {child!r}])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+@pytest.mark.parametrize(("flags", "order"), [(["--check"], ["pinned", "measured"]), ([], ["measured"])])
+def test_command_measures_for_the_guard_on_one_processor(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], order: list[str]
+) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(accepted, "use_one_processor", lambda: steps.append("pinned"))
+    monkeypatch.setattr(command, "measure", lambda bench: steps.append("measured"))
+    monkeypatch.setattr(accepted, "require", lambda measured, path: None)
+    monkeypatch.setattr("sys.argv", ["bench", *flags])
+    command.main()
+    assert steps == order
