@@ -52,6 +52,8 @@ def network(count: int) -> Iterator[Network]:
     prefix = f"cf{os.getpid() % 100_000}"
     subnet = f"10.213.{os.getpid() % 250}"
     try:
+        if ROOT.is_relative_to(tempfile.gettempdir()):
+            raise RefusedError(f"{ROOT} is in {tempfile.gettempdir()}, of which each machine has its own")
         for at in range(count):
             name, ours, theirs = f"{prefix}-{at}", f"{subnet}.{4 * at + 1}", f"{subnet}.{4 * at + 2}"
             _ip("netns", "add", name)
