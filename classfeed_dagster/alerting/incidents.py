@@ -185,7 +185,7 @@ def sync_incidents(
         if incident is None:
             counts[2] += notifier.resolve(now, until)
         elif notifier.sync_message(incident, until) or key in paged:
-            counts[key in before] += 1
+            counts[1 if key in before else 0] += 1
     failures = [failure for notifier in notifiers for failure in notifier.failures]
     if failures:
         raise NotificationError(f"{len(failures)} notification(s) failed and will be retried: {'; '.join(failures)}")
