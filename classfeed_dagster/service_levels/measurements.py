@@ -71,7 +71,7 @@ def of_feed(runtime: Runtime, feed: Feed, now: dt.datetime, tries: Callable[[dt.
         latest = deliveries(store, feed, days[-1])
         if latest:
             values["newest_delivery_age_seconds"] = (now - latest[-1].delivered_at).total_seconds()
-        values["breaks"] = sum(_breaks(runtime, feed, days[-1], side) for side in Side)
+        values["breaks"] = sum(_errors(runtime, feed, days[-1], side) for side in Side)
     return values
 
 
@@ -103,9 +103,10 @@ def _durations(store: ObjectStore, feed: Feed) -> list[float]:
     return [(delivery.delivered_at - delivery.snapshot_at).total_seconds() for first in firsts for delivery in first]
 
 
-def _breaks(runtime: Runtime, feed: Feed, day: dt.date, side: Side) -> int:
+def _errors(runtime: Runtime, feed: Feed, day: dt.date, side: Side) -> int:
+    # Without explained differences, such as a portfolio held back.
     try:
-        return runtime.load_reference(side.reference(feed.name), day, ReconciliationSummary).breaks
+        return runtime.load_reference(side.reference(feed.name), day, ReconciliationSummary).errors
     except NotBuiltError:
         return 0  # not reconciled yet: a separate sensor and alert cover that
 

@@ -63,7 +63,7 @@ METRICS: Mapping[str, ServiceMetric] = {
         ServiceMetric("held_back_waiting", "Count", "How many portfolios only wait for an earlier date?"),
         ServiceMetric("held_back_consent_ended", "Count", "How many portfolios are excluded by ended consent?"),
         ServiceMetric("held_back_oldest_seconds", "Seconds", "For how long has the oldest lacked data?"),
-        ServiceMetric("breaks", "Count", "How many differences did reconciliation find?"),
+        ServiceMetric("breaks", "Count", "How many errors did reconciliation find?"),
         ServiceMetric("date_seconds", "Seconds", "How long did a date take from bigsite's snapshot to delivery?"),
         ServiceMetric("stage_seconds", "Seconds", "How long did each step take?", by_stage=True),
         ServiceMetric("repair_attempts", "Count", "How often has repair tried the latest date?"),

@@ -12,6 +12,7 @@ import pytest
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.delivery.feed_mode import FeedMode
+from classfeed_dagster.feed_run.post_delivery import PostDelivery
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.feeds.feed import ServiceLevel
@@ -76,6 +77,19 @@ def test_metrics_of_a_delivery_are_recorded_once(desk: Desk, look: Any) -> None:
     # Every declared figure is written, and every shown figure is declared.
     feeds = {name for name, metric in METRICS.items() if not metric.of_owner}
     assert feeds == {name for line in (delivery, *stages, standing) for name in line} & set(METRICS)
+
+
+def test_explained_difference_is_not_measured_as_a_break(desk: Desk) -> None:
+    desk.two_customers(MONDAY, wrong_units=True)
+    desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": Decimal(1)})
+    assert desk.run(MONDAY).outcome is Outcome.DELIVERED
+    day = dt.date.fromisoformat(MONDAY)
+    audience = FEED.audience(desk.runtime.settings.first_business_date)
+    work = PostDelivery(desk.runtime, FEED, audience, day, "a1", morning_after(day))
+    result = work.source()
+    assert (result.errors, len(result.breaks)) == (0, 1)  # the portfolio held back, with its reason
+    work.keep(result)
+    assert of_feed(desk.runtime, FEED, morning_after(day), lambda _: 0)["breaks"] == 0
 
 
 def test_owners_numbers_are_emitted_once_after_each_computation(desk: Desk, look: Any) -> None:
