@@ -353,6 +353,8 @@ RULES: tuple[DataRule, ...] = (
         "compare with the contract note: CHESS moved a settlement day, or the date is wrong.",
     ),
 )
+# Rules whose breach a change of another portfolio can end.
+SHARED_NUMBERS = frozenset({breaches.shared_hin.__name__, breaches.shared_account_number.__name__})
 
 
 @dataclass(frozen=True, slots=True)

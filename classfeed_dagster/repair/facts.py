@@ -20,6 +20,7 @@ from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.delivery.quarantine import quarantine
 from classfeed_dagster.delivery.refreshes import undelivered_refreshes
 from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.domains.rules import SHARED_NUMBERS
 from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.feed_run.acknowledged import read_answers
 from classfeed_dagster.feed_run.flags import flag_values, is_live
@@ -230,7 +231,11 @@ def _with_changes(
         source_probe.ChangeQuery(
             date.due.business_date,
             date.facts.snapshot_at,
-            {record.number for record in date.held if record.held_back.kind == "RULE"},
+            {
+                record.number: any(breach.rule in SHARED_NUMBERS for breach in record.held_back.rules)
+                for record in date.held
+                if record.held_back.kind == "RULE"
+            },
             date.facts.delivered,
         )
         for date in dates

@@ -7,7 +7,7 @@ and is missed here; reconciliation, which compares contents, detects it.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,10 @@ _STATEMENT_MILLISECONDS = 20_000
 
 # `asked`: a business date, its cut-off, and the instant of the snapshot it was sent from. `suspect`: portfolios held
 # back on a date by a rule. An end of day or a price is rewritten in place and counts for every portfolio that received
-# it. For suspects, every row counts that could correct them. `open`: not delivered yet, so that a consent that was
-# revoked or expired since counts too: the date must be built without it.
+# it. For suspects, every row counts that could correct them. `sharing`: suspects whose number another portfolio had,
+# perhaps one that never consented. Once they have it alone, the latest change of any portfolio or account counts.
+# `open`: not delivered yet, so that a consent that was revoked or expired since counts too: the date must be built
+# without it.
 _CHANGES = """
 WITH asked AS (
   SELECT * FROM unnest(CAST(:dates AS date[]), CAST(:cutoffs AS timestamptz[]), CAST(:seen AS timestamptz[]),
@@ -36,9 +38,17 @@ WITH asked AS (
   WHERE recipient = :recipient AND granted_at < now() AND (expires_at IS NULL OR expires_at >= now())
     AND (revoked_at IS NULL OR revoked_at >= now())
 ), suspect AS (
-  SELECT s.business_date, a.seen, p.portfolio_id, p.updated_at
-  FROM unnest(CAST(:suspect_dates AS date[]), CAST(:suspect_numbers AS text[])) AS s(business_date, portfolio_number)
+  SELECT s.business_date, a.seen, s.sharing, p.portfolio_id, p.hin, p.updated_at
+  FROM unnest(CAST(:suspect_dates AS date[]), CAST(:suspect_numbers AS text[]), CAST(:suspect_sharing AS boolean[]))
+       AS s(business_date, portfolio_number, sharing)
   JOIN asked a USING (business_date) JOIN bigsite.portfolio p USING (portfolio_number)
+), of_suspects AS (
+  SELECT s.business_date, s.seen, h.security_id FROM suspect s
+    JOIN bigsite.holding_eod h ON h.as_at_date = s.business_date AND h.portfolio_id = s.portfolio_id
+  UNION SELECT s.business_date, s.seen, t.security_id FROM suspect s JOIN bigsite.trade t USING (portfolio_id)
+  UNION SELECT s.business_date, s.seen, m.security_id FROM suspect s
+    JOIN bigsite.security_movement m USING (portfolio_id)
+  UNION SELECT s.business_date, s.seen, i.security_id FROM suspect s JOIN bigsite.income i USING (portfolio_id)
 )
 SELECT business_date, max(changed_at) FROM (
   SELECT a.business_date, h.updated_at AS changed_at FROM asked a
@@ -70,9 +80,22 @@ SELECT business_date, max(changed_at) FROM (
   SELECT s.business_date, c.updated_at FROM suspect s JOIN bigsite.cash_account c USING (portfolio_id)
     WHERE c.updated_at > s.seen
   UNION ALL
-  SELECT s.business_date, y.updated_at FROM suspect s
-    JOIN bigsite.holding_eod h ON h.as_at_date = s.business_date AND h.portfolio_id = s.portfolio_id
-    JOIN bigsite.security y USING (security_id) WHERE y.updated_at > s.seen
+  SELECT o.business_date, y.updated_at FROM of_suspects o
+    JOIN bigsite.security y USING (security_id) WHERE y.updated_at > o.seen
+  UNION ALL
+  SELECT o.business_date, y.updated_at FROM of_suspects o
+    JOIN bigsite.security_code_change y USING (security_id) WHERE y.updated_at > o.seen
+  UNION ALL
+  SELECT s.business_date, latest.updated_at FROM suspect s
+    CROSS JOIN (SELECT max(updated_at) AS updated_at FROM (SELECT updated_at FROM bigsite.portfolio
+                UNION ALL SELECT updated_at FROM bigsite.cash_account) AS every) AS latest
+    WHERE s.sharing AND latest.updated_at > s.seen
+      AND NOT EXISTS (SELECT FROM bigsite.portfolio p WHERE p.hin = s.hin AND p.portfolio_id <> s.portfolio_id
+                      AND p.status <> 'CLOSED')
+      AND NOT EXISTS (SELECT FROM bigsite.cash_account c
+                      JOIN bigsite.cash_account o USING (bsb, account_number, currency)
+                      WHERE c.portfolio_id = s.portfolio_id AND o.cash_account_id <> c.cash_account_id
+                      AND c.status <> 'CLOSED' AND o.status <> 'CLOSED')
   UNION ALL
   SELECT s.business_date, t.recorded_at FROM suspect s JOIN bigsite.trade t USING (portfolio_id)
     WHERE t.recorded_at > s.seen AND t.trade_date <= s.business_date
@@ -92,11 +115,17 @@ SELECT business_date, max(changed_at) FROM (
 
 @dataclass(frozen=True, slots=True)
 class ChangeQuery:
-    """A business date whose changes are queried."""
+    """A business date whose changes are queried.
+
+    Attributes:
+        seen_at: instant (UTC) of the snapshot that the date was delivered from or last tried with.
+        suspects: numbers of portfolios that a rule holds back; True if for a number that another portfolio has.
+        delivered: True if the date was delivered.
+    """
 
     business_date: dt.date
-    seen_at: dt.datetime  # UTC; the snapshot that the date was delivered from or last tried with
-    suspects: Collection[str] = field(default_factory=tuple)  # numbers of portfolios that a rule holds back
+    seen_at: dt.datetime
+    suspects: Mapping[str, bool] = field(default_factory=dict)
     delivered: bool = True
 
 
@@ -120,15 +149,16 @@ def changed_since(runtime: Runtime, recipient: str, queries: Sequence[ChangeQuer
     """
     if not queries:
         return {}
-    suspects = [(query.business_date, number) for query in queries for number in sorted(query.suspects)]
+    suspects = [(query.business_date, *suspect) for query in queries for suspect in sorted(query.suspects.items())]
     parameters: dict[str, Any] = {
         "recipient": recipient,
         "dates": [query.business_date for query in queries],
         "cutoffs": [trading_days.cutoff(query.business_date) for query in queries],
         "seen": [query.seen_at for query in queries],
         "open": [not query.delivered for query in queries],
-        "suspect_dates": [day for day, _ in suspects],
-        "suspect_numbers": [number for _, number in suspects],
+        "suspect_dates": [day for day, _, _ in suspects],
+        "suspect_numbers": [number for _, number, _ in suspects],
+        "suspect_sharing": [sharing for _, _, sharing in suspects],
     }
     engine = _engine(runtime)
     try:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
+from classfeed_dagster.bigsite import tables
+from classfeed_dagster.delivery.quarantine import quarantine
 from classfeed_dagster.errors import SourceReadError, StoreError
 from classfeed_dagster.feed_run import feed_run as steps
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
@@ -105,6 +108,63 @@ def test_held_back_portfolio_is_delivered_with_later_dates_once_fixed(live_desk_
     assert [portfolio.number for portfolio in desk.manifest(TUESDAY, 1).portfolios] == ["SW00000001"]
     assert desk.status(MONDAY).complete
     assert desk.status(TUESDAY).complete
+
+
+@pytest.mark.parametrize(
+    "correction",
+    [
+        "UPDATE bigsite.security SET code = 'ABC', updated_at = :at WHERE code = 'a bc'",
+        "INSERT INTO bigsite.security_code_change (security_id, effective_on, old_code, new_code, old_name, new_name, "
+        "updated_at) SELECT security_id, '2026-03-03', 'ABC', code, name, name, :at FROM bigsite.security "
+        "WHERE code = 'a bc'",
+    ],
+    ids=["security", "code change"],
+)
+def test_code_corrected_of_a_security_not_held_any_more_is_delivered(desk: Desk, correction: str) -> None:
+    first, _ = desk.two_customers()
+    security = desk.bigsite.security("a bc")
+    first.buy(security, "10", "1.00", "2026-02-25")
+    first.sell(security, "10", "1.00", "2026-02-26")
+    desk.end_of_day(MONDAY)
+    desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": Decimal(1)})
+    assert desk.run(MONDAY).outcome is Outcome.DELIVERED
+    assert not desk.status(MONDAY).complete
+    _rewrite(desk, correction, at="2026-03-02T22:00:00Z")
+    with desk.at("2026-03-03T10:00:00+11:00"):
+        desk.carry_out(only(desk))
+        none(desk)
+    assert desk.status(MONDAY).complete
+
+
+@pytest.mark.parametrize("rule", ["shared_hin", "shared_account_number"])
+def test_number_shared_with_a_customer_who_never_consents_is_awaited(desk: Desk, rule: str) -> None:
+    first, _ = desk.two_customers()
+    other = desk.bigsite.portfolios[2]
+    if rule == "shared_hin":
+        other.row["hin"] = first.row["hin"]
+        correction = "UPDATE bigsite.portfolio SET hin = NULL, updated_at = :at WHERE portfolio_number = 'SW00000009'"
+    else:
+        accounts = desk.bigsite.rows[tables.cash_account]
+        for column in ("bsb", "account_number", "currency"):
+            accounts[-1][column] = accounts[0][column]
+        correction = (
+            "UPDATE bigsite.cash_account SET status = 'CLOSED', updated_at = :at WHERE portfolio_id = (SELECT "
+            "portfolio_id FROM bigsite.portfolio WHERE portfolio_number = 'SW00000009')"
+        )
+    desk.end_of_day(MONDAY)
+    desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": Decimal(1)})
+    assert desk.run(MONDAY).outcome is Outcome.DELIVERED
+    (held,) = quarantine(desk.runtime.store, "class_super", dt.date.fromisoformat(MONDAY))
+    assert [breach.rule for breach in held.held_back.rules] == [rule]
+    with desk.at("2026-03-03T08:00:00+11:00"):
+        _rewrite(desk, "UPDATE bigsite.portfolio SET updated_at = :at", at="2026-03-02T20:30:00Z")
+        desk.carry_out(only(desk))  # the customer's own row may have been corrected
+        none(desk)
+    _rewrite(desk, correction, at="2026-03-02T22:00:00Z")
+    with desk.at("2026-03-03T10:00:00+11:00"):
+        desk.carry_out(only(desk))
+        none(desk)
+    assert desk.status(MONDAY).complete
 
 
 def test_price_rewritten_after_delivery_re_issues_the_date_once(live_desk_after: DeskAfter) -> None:
