@@ -58,6 +58,7 @@ class DateFacts:
     delivered: bool
     runs: Sequence[RunFact] = ()  # oldest first
     held_back: int = 0
+    held_by_rule: bool = False  # a rule holds back some, which new code may release
     # Snapshot of the feed's latest attempt, and the newest one landed (possibly by another feed).
     snapshot_at: dt.datetime | None = None
     landed_at: dt.datetime | None = None
@@ -122,7 +123,7 @@ def decide(facts: DateFacts, now: dt.datetime, policy: Policy) -> Decision:
         # Also for a delivered date: then a re-issue has failed.
         return _failed(facts, last, now, policy)
     if facts.delivered:
-        return _delivered(facts)
+        return _delivered(facts, policy)
     if facts.waits_for is not None:
         return _say(facts, Action.GIVE_UP, f"waits for {facts.waits_for.isoformat()}, which is too old to be repaired")
     if last is None:
@@ -141,7 +142,7 @@ def decide(facts: DateFacts, now: dt.datetime, policy: Policy) -> Decision:
     return _again(facts, now, policy, "its last run delivered no document")
 
 
-def _delivered(facts: DateFacts) -> Decision:
+def _delivered(facts: DateFacts, policy: Policy) -> Decision:
     if source_changed(facts):
         return _run(facts, "bigsite changed rows that this date delivers or holds back", fresh=_must_read(facts))
     if _finding_unanswered(facts):
@@ -151,6 +152,10 @@ def _delivered(facts: DateFacts) -> Decision:
         return _run_once(facts, "portfolios that waited for an earlier date can now be delivered", "freed", facts.freed)
     if facts.refreshes is not None:
         return _run_once(facts, "a refresh was granted and no run has delivered it", "refreshes", facts.refreshes)
+    if facts.held_by_rule and facts.runs and facts.runs[-1].code_version != policy.code_version:
+        return _run_once(
+            facts, "new code was deployed since its portfolios were held back", "code", policy.code_version
+        )
     if facts.unsent:
         return _run(facts, "delivered, but not sent to its destination")
     return _say(facts, Action.NOTHING, "delivered; some portfolios are held back" if facts.held_back else "delivered")

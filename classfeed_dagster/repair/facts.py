@@ -137,6 +137,7 @@ def _observe(
         delivered=bool(delivered),
         runs=facts_of_runs,
         held_back=sum(record.lacks_data for record in held_back),
+        held_by_rule=any(record.lacks_data and record.held_back.kind == "RULE" for record in held_back),
         snapshot_at=_worked_from(store, day, facts_of_runs) or (delivered[-1].snapshot_at if delivered else None),
         landed_at=landed.snapshot_at if landed else None,
         unsent=outstanding(store, feed.name, day) if delivered and feed.sends_on(day) else 0,

@@ -86,6 +86,15 @@ def test_delivered_date_is_repaired_only_after_a_source_change() -> None:
     assert (freed.action, freed.run_key) == (Action.RUN, "repair-class_super-2026-03-02-freed-abc")
     refresh = decide(dataclasses.replace(hold, refreshes="abc"), DUE + HOUR, POLICY)
     assert (refresh.action, refresh.run_key) == (Action.RUN, "repair-class_super-2026-03-02-refreshes-abc")
+    old = [RunFact("a", RunState.SUCCEEDED, DUE, code_version="0")]
+    assert action(dataclasses.replace(hold, runs=old)) is Action.NOTHING  # they wait for an earlier date
+    deployed = decide(dataclasses.replace(hold, held_by_rule=True, runs=old), DUE + HOUR, POLICY)
+    assert (deployed.action, deployed.run_key) == (
+        Action.RUN,
+        f"repair-class_super-2026-03-02-code-{POLICY.code_version}",
+    )
+    current = [RunFact("a", RunState.SUCCEEDED, DUE, code_version=POLICY.code_version)]
+    assert action(dataclasses.replace(hold, held_by_rule=True, runs=current)) is Action.NOTHING
     never_read = dataclasses.replace(changed, snapshot_at=None, landed_at=None)
     assert decide(never_read, DUE + HOUR, POLICY).fresh_snapshot
 
@@ -214,6 +223,7 @@ everything = st.lists(
         delivered=st.booleans(),
         runs=runs,
         held_back=st.integers(0, 3),
+        held_by_rule=st.booleans(),
         snapshot_at=st.none() | instants,
         landed_at=st.none() | instants,
         source_changed_at=st.none() | instants,

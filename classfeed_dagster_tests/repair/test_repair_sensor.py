@@ -167,6 +167,17 @@ def test_number_shared_with_a_customer_who_never_consents_is_awaited(desk: Desk,
     assert desk.status(MONDAY).complete
 
 
+def test_portfolio_held_back_is_tried_again_after_a_deployment(live_desk_after: DeskAfter) -> None:
+    desk = live_desk_after(monday_delivered_without_the_first)
+    with desk.at("2026-03-03T08:00:00+11:00"):
+        none(desk)
+        desk.runtime.settings = desk.runtime.settings.model_copy(update={"code_version": "2"})
+        request = only(desk)
+    assert (request.partition_key, request.run_config) == (MONDAY, {})
+    assert request.tags["classfeed/reason"].startswith("new code was deployed")
+    assert desk.carry_out(request).success
+
+
 def test_price_rewritten_after_delivery_re_issues_the_date_once(live_desk_after: DeskAfter) -> None:
     desk = live_desk_after(monday_delivered)
     rewritten = "UPDATE bigsite.security_price SET close_price = 46.5, updated_at = :at WHERE close_price = 45.5"
