@@ -46,21 +46,13 @@ def settings() -> Iterator[str]:
 
 
 def commands() -> Iterator[str]:
-    """Yield one section per command: its help, its options' names, and the recorded example with its output."""
+    """Yield one section per command: its help, and the recorded example with its output."""
     for path, command in _commands():
         arguments = [entry.name.upper() for entry in command.params if entry.param_type_name == "argument"]
         yield f"### {' '.join([path, *arguments])}"
         yield ""
         yield "\n".join(line.strip() for line in (command.help or "").strip().splitlines())
         yield ""
-        options = [
-            f"`{entry.opts[0]}`"
-            for entry in command.params
-            if entry.param_type_name == "option" and not entry.hidden and entry.opts[0] != "--json"
-        ]
-        if options:
-            yield f"Options: {', '.join(options)}."
-            yield ""
         yield from _example(path)
 
 

@@ -29,7 +29,7 @@ class UndeclaredRuleError(CodeFaultError):
     """A violation under a name that no format rule declares."""
 
 
-_CORRECT = "correct the value in bigsite."
+_CORRECT = "have the value corrected."
 _AGREE = "agree the value's meaning with the recipient, then extend mapping and contract."
 
 
@@ -46,7 +46,7 @@ EPI_RULES: tuple[FormatRule, ...] = (
         EPI,
         "Groups of elements are complete or absent",
         "For example price and price date.",
-        "add the missing value in bigsite, or remove the others.",
+        "have the missing value added, or the others removed.",
     ),
     FormatRule(
         "date_out_of_range",
@@ -60,14 +60,14 @@ EPI_RULES: tuple[FormatRule, ...] = (
         EPI,
         "Numbers fit their element",
         "",
-        "very likely wrong: correct the figure in bigsite.",
+        "very likely wrong: have the figure corrected.",
     ),
     FormatRule(
         "unwritable_character",
         EPI,
         "Text has only characters of XML 1.0",
-        "XML cannot hold control characters. The finding gives code point and place.",
-        "remove the character in bigsite.",
+        "The finding gives code point and place.",
+        "have the character removed.",
     ),
     FormatRule(
         "wrong_form",
@@ -88,7 +88,7 @@ EPI_RULES: tuple[FormatRule, ...] = (
         EPI,
         "Text is not longer than its element",
         "",
-        "shorten the value in bigsite.",
+        "have the value shortened.",
     ),
     FormatRule(
         "too_short",
@@ -102,28 +102,28 @@ EPI_RULES: tuple[FormatRule, ...] = (
         EPI,
         "A portfolio has one account record",
         "",
-        "correct one of the two portfolios with the same number in bigsite.",
+        "have the number of one of the two portfolios corrected.",
     ),
     FormatRule(
         "no_account",
         EPI,
-        "Records belong to a portfolio with an account record",
-        "The account record is sent and not REMOVED.",
+        "Records belong to a portfolio whose account is sent and not REMOVED",
+        "",
         "compare the portfolio's rows in bigsite. If they are right, report a fault of the exporter.",
     ),
     FormatRule(
         "sum_too_long",
         EPI,
-        "The portfolio's sums fit a control total",
-        "These are sums by currency and of units.",
-        "very likely wrong: correct the figure in bigsite.",
+        "The portfolio's sums of units and by currency fit a control total",
+        "",
+        "very likely wrong: have the figure corrected.",
     ),
 )
 _BY_NAME = {rule.name: rule for rule in EPI_RULES}
 _CSV = {
     "currency": (
-        "The currency is an ISO code",
-        "That is three capital letters.",
+        "The currency is an ISO code of three capital letters",
+        "",
         _CORRECT,
     ),
     "incomplete": (

@@ -80,10 +80,10 @@ def _warning(domain: str, check: Check, title: str, condition: str, remedy: str)
 
 _READABLE = "No value is NaN, infinite or a year beyond 9999."
 _FREE_TEXT = (
-    "No {} contains a tax file number, card number or e-mail address. Documents have them masked; with "
-    "`CLASSFEED_FREE_TEXT=hold-back` the portfolio is held back."
+    "A tax file number, card number or e-mail address is masked in documents; with `CLASSFEED_FREE_TEXT=hold-back` the "
+    "portfolio is held back."
 )
-_CORRECT = "correct the value named in the reason in bigsite."
+_CORRECT = "have the value that the reason names corrected."
 _NEW_VALUE = "agree the new value's meaning with the recipient, then extend the contract."
 _CODE = (
     "The code on the {} date is 1 to 12 capitals, digits or full stops; the exchange has letters, digits and `.-_:`."
@@ -109,7 +109,7 @@ RULES: tuple[DataRule, ...] = (
         "account_details",
         breaches.unknown_account_value,
         "Entity types and statuses are known",
-        "Those of the portfolio and its cash accounts are values of bigsite's contract.",
+        "Portfolio and cash accounts have values of bigsite's contract.",
         _NEW_VALUE,
     ),
     _quarantine(
@@ -117,56 +117,56 @@ RULES: tuple[DataRule, ...] = (
         breaches.hin_shape,
         "HIN is X and ten digits",
         "",
-        "have client services correct the HIN in bigsite.",
+        "have client services correct the HIN.",
     ),
     _quarantine(
         "account_details",
         breaches.abn_check_digits,
         "ABN passes its check digits",
         "",
-        "have client services correct the ABN in bigsite.",
+        "have client services correct the ABN.",
     ),
     _quarantine(
         "account_details",
         breaches.bsb_shape,
         "BSB is NNN-NNN",
         "",
-        "have client services correct the BSB in bigsite.",
+        "have client services correct the BSB.",
     ),
     _quarantine(
         "account_details",
         breaches.shared_hin,
         "A HIN belongs to one portfolio",
-        "Every open portfolio with a shared HIN is held back and named.",
-        "have client services find its owner and correct the others in bigsite.",
+        "Every open portfolio with a shared HIN is held back.",
+        "have client services find its owner and correct the others.",
     ),
     _quarantine(
         "account_details",
         breaches.shared_account_number,
         "A BSB and number belong to one cash account",
-        "Every open account of the same BSB, number and currency is held back and named.",
-        "have client services find its owner and correct the others in bigsite.",
+        "Every portfolio with an open account of the same BSB, number and currency is held back.",
+        "have client services find its owner and correct the others.",
     ),
     _warning(
         "account_details",
         breaches.bsb_missing,
         "Accounts in AUD have a BSB",
         "",
-        "have client services add it in bigsite.",
+        "have client services add it.",
     ),
     _quarantine(
         "account_details",
         breaches.ambiguous_cash_account,
         "Cash accounts are distinguishable",
         "No two of a portfolio have the same number and currency.",
-        "find the real account and correct the other one in bigsite.",
+        "have the wrong account corrected.",
     ),
     _warning(
         "account_details",
         breaches.identifier_in_name,
         "Names contain no identifier of a person",
-        _FREE_TEXT.format("name"),
-        "have client services remove it from the name in bigsite.",
+        _FREE_TEXT,
+        "have client services remove it.",
     ),
     _quarantine(
         "account_balances",
@@ -188,7 +188,7 @@ RULES: tuple[DataRule, ...] = (
         breaches.holding_isin,
         "ISINs of held securities have the right form",
         _SECURITY_ISIN,
-        "have the ISIN corrected in bigsite's security table.",
+        "have bigsite's security corrected.",
     ),
     _quarantine(
         "investment_holdings",
@@ -216,7 +216,7 @@ RULES: tuple[DataRule, ...] = (
         breaches.holding_too_large,
         "Figures of a holding fit the document",
         "Units x price and settled units have few enough digits.",
-        "very likely wrong: correct units or price in bigsite.",
+        "very likely wrong: have units or price corrected.",
     ),
     _quarantine(
         "investment_holdings",
@@ -237,28 +237,28 @@ RULES: tuple[DataRule, ...] = (
         breaches.holding_code,
         "Security codes of holdings are well-formed",
         _CODE.format("business"),
-        "correct bigsite's security or security_code_change.",
+        "have bigsite's security or security_code_change corrected.",
     ),
     _warning(
         "investment_holdings",
         breaches.isin_check_digit,
         "ISIN passes its check digit",
         "",
-        "have the ISIN corrected in bigsite's security table.",
+        "have bigsite's security corrected.",
     ),
     _warning(
         "movement_transactions",
         breaches.movement_isin,
         "ISINs of moved securities have the right form",
         _SECURITY_ISIN,
-        "have the ISIN corrected in bigsite's security table.",
+        "have bigsite's security corrected.",
     ),
     _warning(
         "movement_transactions",
         breaches.identifier_in_narrative,
         "Narratives contain no identifier of a person",
-        _FREE_TEXT.format("narrative"),
-        "name the row to client services; bigsite's team changes the text.",
+        _FREE_TEXT,
+        "name the row to client services, so that bigsite's team changes the text.",
     ),
     _quarantine(
         "movement_transactions",
@@ -271,7 +271,7 @@ RULES: tuple[DataRule, ...] = (
         "movement_transactions",
         breaches.unknown_transaction_type,
         "Transaction types are known",
-        "They are values of bigsite's contract. An unknown type is never sent as 'other'.",
+        "They are values of bigsite's contract; none is sent as 'other'.",
         _NEW_VALUE,
     ),
     _quarantine(
@@ -279,28 +279,28 @@ RULES: tuple[DataRule, ...] = (
         breaches.movement_code,
         "Security codes of movements are well-formed",
         _CODE.format("transaction"),
-        "correct bigsite's security or security_code_change.",
+        "have bigsite's security or security_code_change corrected.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.net_amount,
         "Net amount agrees with consideration, fees and side",
         "BUY: consideration + brokerage + other fees. SELL: consideration - brokerage - other fees.",
-        "compare with the contract note; have a wrong row reversed in bigsite and entered again.",
+        "compare with the contract note; have a wrong row reversed and entered again.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.repeated_confirmation,
         "No confirmation is recorded twice",
         "Number, side, security and units identify it. A reversed row does not count.",
-        "have the surplus row reversed in bigsite.",
+        "have the surplus row reversed.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.foreign_reversal,
         "A reversal undoes a row of its own portfolio",
         "",
-        "have the reversal reversed in bigsite and entered on the right account.",
+        "have it reversed and entered on the right account.",
     ),
     _quarantine(
         "movement_transactions",
@@ -308,35 +308,35 @@ RULES: tuple[DataRule, ...] = (
         "A reversal undoes exactly its original",
         "Its units and amounts are the opposite, on the same security and account. A reversal that was reversed since "
         "is no breach.",
-        "have the wrong reversal reversed in bigsite and a right one entered.",
+        "have it reversed and a right one entered.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.repeated_reversal,
         "A row is undone once",
         "",
-        "have the surplus reversal reversed in bigsite.",
+        "have the surplus reversal reversed.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.foreign_relation,
         "A cash movement names causes of its own portfolio",
         "",
-        "have the cash movement reversed in bigsite and entered on the right account.",
+        "have it reversed and entered on the right account.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.cash_currency,
         "Cash is in its account's currency",
         "",
-        "have the row reversed in bigsite and entered on the right account.",
+        "have it reversed and entered on the right account.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.opening_too_large,
         "Openings fit the document",
         "Balances before the shared history have few enough digits.",
-        "very likely wrong: correct the ledger's figures in bigsite.",
+        "very likely wrong: have the ledger's rows reversed and entered again.",
     ),
     _warning(
         "movement_transactions",
@@ -375,9 +375,8 @@ class LedgerRule:
 NUMBER_CHANGED = LedgerRule(
     "number_changed",
     "Portfolio and account numbers keep their owner",
-    "The recipient knows portfolios and cash accounts by their number. None is new, reused or swapped since the last "
-    "delivery.",
-    "have the number restored in bigsite, or agree with the recipient how the history moves.",
+    "The recipient knows portfolios and cash accounts by it. None is new, reused or swapped since the last delivery.",
+    "have the number restored, or agree with the recipient how the history moves.",
 )
 DELIVERED_BALANCE = LedgerRule(
     "delivered_balance",
@@ -386,15 +385,14 @@ DELIVERED_BALANCE = LedgerRule(
     "less what bigsite recorded after the cut-off. The finding has the difference and sent records of that size.",
     "look in bigsite for a row that changed, vanished or appeared behind a closed window. Have it corrected by a new "
     "row, or the end of day rewritten. A row of the last `CLASSFEED_LATE_ROW_DAYS` is sent automatically. For a row "
-    "dated before the shared history, run the date of its `recorded_at` with `--fresh-snapshot`. `classfeed audit` "
-    "checks the stored positions.",
+    "dated before the shared history, run the date of its `recorded_at` with `--fresh-snapshot`.",
 )
 ID_SENT_BEFORE = LedgerRule(
     "id_sent_before",
     "A TransactionId is sent for one row alone",
     "Checked for `CLASSFEED_LATE_ROW_DAYS`. The recipient would take the new row for the old one.",
-    "have bigsite's sequences set beyond every id that was sent, and the rows entered again. It was probably restored "
-    "from an older backup.",
+    "bigsite was probably restored from an older backup: have its sequences set beyond every id that was sent, and the "
+    "rows entered again.",
 )
 # Rules that need the delivered ledger. They are evaluated for each feed; see feed_run.ledger_view.
 LEDGER_RULES: tuple[LedgerRule, ...] = (NUMBER_CHANGED, DELIVERED_BALANCE, ID_SENT_BEFORE)

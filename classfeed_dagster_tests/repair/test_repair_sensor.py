@@ -154,8 +154,8 @@ def test_number_shared_with_a_customer_who_never_consents_is_awaited(desk: Desk,
     desk.end_of_day(MONDAY)
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": Decimal(1)})
     assert desk.run(MONDAY).outcome is Outcome.DELIVERED
-    (held,) = quarantine(desk.runtime.store, "class_super", dt.date.fromisoformat(MONDAY))
-    assert [breach.rule for breach in held.held_back.rules] == [rule]
+    (record,) = quarantine(desk.runtime.store, "class_super", dt.date.fromisoformat(MONDAY))
+    assert [breach.rule for breach in record.held_back.rules] == [rule]
     with desk.at("2026-03-03T08:00:00+11:00"):
         _rewrite(desk, "UPDATE bigsite.portfolio SET updated_at = :at", at="2026-03-02T20:30:00Z")
         desk.carry_out(only(desk))  # the customer's own row may have been corrected

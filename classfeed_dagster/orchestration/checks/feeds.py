@@ -59,8 +59,8 @@ def consent_check(
         partitions_def=partitions,
         description="Previous portfolios + new - removed = current, and no more than `CLASSFEED_MAX_REMOVED_SHARE` are "
         "removed at once. If it fails: a wrong sum is a fault in the code, so call the owners. For many removals, ask "
-        "client services whether these customers left. If so, run `classfeed approve-removals --date D --reason R` and "
-        "the date again. If not, bigsite's team corrects the consents; run the date with a fresh snapshot. "
+        "client services whether these customers left. If so, run `classfeed approve-removals --date D --reason R`, and "
+        "the date runs again. If not, bigsite's team corrects the consents; run the date with a fresh snapshot. "
         f"{runbook('consent_roll')}",
     )
     def consent_roll(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
