@@ -51,13 +51,10 @@ _EXIT_CODES: Mapping[Outcome, ExitCode] = {
     Outcome.FAILED: ExitCode.FAILED,
 }
 _GUIDES: Mapping[Outcome, str] = {
-    Outcome.DELIVERED: (
-        "All due portfolios are delivered. `classfeed status --date D` and the quarantine asset name those held back, "
-        "with a reason. They are delivered automatically once bigsite is corrected."
-    ),
+    Outcome.DELIVERED: ("All due portfolios are delivered, except those [held back](#held-back-portfolios)."),
     Outcome.NOTHING_TO_DO: ("The content was delivered before, or the feed is off. No action."),
     Outcome.STOPPED_BY_CHECKS: (
-        "A blocking check failed, or its verdict is missing. Nothing was delivered. Open the section of the check that "
+        "A blocking check failed, or its verdict is missing. Nothing was delivered. See the section of the check that "
         "the run's page names. The date is retried once the source or the code changes."
     ),
     Outcome.STOPPED: (
@@ -68,7 +65,7 @@ _GUIDES: Mapping[Outcome, str] = {
     ),
     Outcome.SOURCE_NOT_READY: (
         "bigsite's end of day for the date is missing or incomplete. Repair checks every ten minutes. Ask bigsite's "
-        "team when the job will finish. If the deadline is at risk, notify the recipient."
+        "team when it will finish. If the deadline is at risk, notify the recipient."
     ),
     Outcome.UNAVAILABLE: ("Repair retries with growing pauses. Check the service that the message names."),
     Outcome.FAILED: (

@@ -23,7 +23,7 @@ PROMISES: Mapping[str, str] = {
     "delivered-once": "A date that is run again is delivered once.",
     "refreshed-once": "A portfolio that support refreshes is sent again in full, once, with the latest delivered date.",
     "rerun-restricted": "Only members of the support group may request a re-run.",
-    "rerun-recorded": "Every re-run request is recorded with the person, the reason and the answer.",
+    "rerun-recorded": "A granted re-run is recorded with person and reason; of refused ones the first per hour. All are logged.",
     "shadow-first": "Before a feed is live, its documents are written where the recipient does not read.",
     "live-after-parity": "A feed replaces its old app only after clean dates of parity.",
 }

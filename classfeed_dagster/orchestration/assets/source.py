@@ -74,8 +74,8 @@ def schema_asset(exports: Callable[[], Exports]) -> dg.AssetsDefinition:
                 description="bigsite's tables and columns agree with its contract where a feed reads them. If it fails "
                 "with an error: nothing is extracted; the message names each column and the document elements made "
                 "from it. Ask bigsite's team whether the change is intended. If not, they restore it and the waiting "
-                "dates run. If so, change the contract, `bigsite/tables.py` and the SQL together. Never lower a "
-                "severity for a morning. With a warning: extraction continues. Ask which values to expect. "
+                "dates run. If so, adopt it in the contract (docs/schema-drift.md). Never lower a severity for a "
+                "morning. With a warning: extraction continues. Ask which values to expect. "
                 f"{runbook('schema_drift')}",
             ),
             dg.AssetCheckSpec(

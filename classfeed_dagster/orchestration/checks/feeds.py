@@ -36,13 +36,13 @@ _ONE_LIVE_FEED = (
 )
 _DOCUMENT_CHECKS: Mapping[str, str] = {
     "document_valid": "Every page is the file that was built, obeys the recipient's schema and contains exactly the "
-    "planned portfolios. If it fails: the offender names element and line. The fault is in the mapping or the writer: "
-    "deploy a corrected version, and the date is retried.",
+    "planned portfolios. If it fails: the offender names element and line. Deploy a corrected mapping or writer, and "
+    "the date is retried.",
     "everyone_consented": "Every portfolio in the document has active consent by a new query of bigsite. If it fails: "
-    "a consent ended a moment ago. The date runs again within `CLASSFEED_SOURCE_PROBE_SECONDS` without the portfolio. "
-    "If it fails twice for one portfolio, page the owners.",
+    "a consent ended a moment ago, and the date runs again within `CLASSFEED_SOURCE_PROBE_SECONDS` without the "
+    "portfolio. If it fails twice for one portfolio, page the owners.",
     "control_totals_agree": "Totals recomputed from the written bytes equal the stated totals and the source frames. "
-    "If it fails: a record was lost or changed by a fault in the code. Call the owners; do not deliver by other means.",
+    "If it fails: a fault in the code lost or changed a record. Call the owners; do not deliver by other means.",
 }
 
 
@@ -57,10 +57,10 @@ def consent_check(
         name="consent_roll",
         blocking=True,
         partitions_def=partitions,
-        description="Previous portfolios + new - removed = current, and no more than `CLASSFEED_MAX_REMOVED_SHARE` are "
+        description="Previous portfolios + new - removed = current, and at most `CLASSFEED_MAX_REMOVED_SHARE` are "
         "removed at once. If it fails: a wrong sum is a fault in the code, so call the owners. For many removals, ask "
-        "client services whether these customers left. If so, run `classfeed approve-removals --date D --reason R`, and "
-        "the date runs again. If not, bigsite's team corrects the consents; run the date with a fresh snapshot. "
+        "client services whether these customers left. If so, run `classfeed approve-removals --date D --reason R`: "
+        "the date runs again. If not, have bigsite's consents corrected, and run the date with a fresh snapshot. "
         f"{runbook('consent_roll')}",
     )
     def consent_roll(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
@@ -101,9 +101,9 @@ def _held_back_share(feed_context: FeedContext) -> dg.AssetChecksDefinition:
         name="held_back_share",
         blocking=True,
         partitions_def=feed_context.partitions,
-        description="At most `CLASSFEED_MAX_HELD_BACK_SHARE` of the portfolios (1 %) break a rule. If it fails: one "
-        "common fault is likely. See which rule is broken most often, and whether bigsite's end of day completed. "
-        "After the correction the date runs again. Do not raise the limit. "
+        description="At most `CLASSFEED_MAX_HELD_BACK_SHARE` of the portfolios break a rule. If it fails: one common "
+        "fault is likely. See which rule is broken most often, and whether bigsite's end of day completed. After the "
+        "correction the date runs again. Do not raise the limit. "
         f"{runbook('held_back_share')}",
     )
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
@@ -176,8 +176,8 @@ def _document_checks(feed_context: FeedContext) -> dg.AssetChecksDefinition:
                 "volumes",
                 asset=asset,
                 description="Records of each kind are within a fifth to five times the median of recent dates. If it "
-                "fails: many new portfolios, the day after a holiday and dividend seasons explain most cases. "
-                "Otherwise compare the landing's row counts over time. "
+                "fails: new portfolios, holidays and dividend seasons explain most cases. Otherwise compare the "
+                "landing's row counts over time. "
                 f"{runbook('volumes')}",
                 partitions_def=feed_context.partitions,
             ),
@@ -210,7 +210,7 @@ def _parity(feed_context: FeedContext) -> dg.AssetChecksDefinition:
         name="parity",
         partitions_def=feed_context.partitions,
         description="A named rule explains every difference between this feed and the old app. If it fails: the count "
-        "of clean dates restarts. Correct the feed, or, if the old app is wrong, add a dated rule with its evidence to "
+        "of clean dates restarts. Correct the feed or, if the old app is wrong, add a dated rule with its evidence to "
         "`parity/explanations.py`. Then run `classfeed parity --date D --feed F`. "
         f"{runbook('parity')}",
     )

@@ -33,9 +33,9 @@ def values_check(exports: Callable[[], Exports], partitions: dg.PartitionsDefini
         asset=asset,
         name=VALUES_CHECK,
         partitions_def=partitions,
-        description="Null rate, length, range, number of different values and codes of the landed columns are as on "
-        "the last ten business dates. If it fails: nothing is held back. Ask bigsite's team what changed. A correct "
-        "change becomes usual within ten dates. Have a wrong one corrected, and run the date with a fresh snapshot. "
+        description="The values of the landed columns are as on the last ten business dates (null rate, length, "
+        "range, number of different values, codes). If it fails: nothing is held back. Ask bigsite's team what "
+        "changed. Have a wrong change corrected, and run the date with a fresh snapshot. "
         f"{runbook(VALUES_CHECK)}",
     )
     def values(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
@@ -80,9 +80,9 @@ def holders_check(partitions: dg.PartitionsDefinition[str]) -> dg.AssetChecksDef
         asset=asset,
         name=HOLDERS_CHECK,
         partitions_def=partitions,
-        description="Income of one payment has the same amounts for each holder, and all have the same corporate "
-        "actions. If it fails: nothing is held back. Ask bigsite's team whether the row is complete. A correction is "
-        f"delivered automatically.{runbook(HOLDERS_CHECK)}",
+        description="No holder of a security lacks an amount of an income payment, or a corporate action, that the "
+        "others have. If it fails: nothing is held back. Ask bigsite's team whether the row is complete. A correction "
+        f"is delivered automatically.{runbook(HOLDERS_CHECK)}",
     )
     def holders(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, HOLDERS_CHECK) as day:

@@ -58,8 +58,8 @@ def fresh_check(parts: FeedContext) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=asset,
         name="fresh",
-        description="Every business date whose deadline has passed is delivered. On weekends and ASX "
-        f"holidays nothing is due, and an old date delivered today makes nothing fresh.{runbook('on_time')}",
+        description="Every business date whose deadline has passed is delivered. If it fails: see the alert of the "
+        f"late date.{runbook('fresh')}",
     )
     def fresh(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         now = runtime.clock(context.run.tags) or current_time(runtime)

@@ -25,10 +25,10 @@ def source_agrees_check(feed_context: FeedContext) -> dg.AssetChecksDefinition:
         "source_agrees",
         dg.AssetCheckSeverity.ERROR,
         "Delivered files and bigsite agree row by row, to the cent. If it fails: the warehouse is not loaded. The "
-        "report names every row, both values and a likely cause. Unexplained (missing, extra, other value): a "
-        "fault in the export. Switch the feed off, call the owners, and name the portfolios to the recipient. Late "
-        "row, reversal, price revised: the source changed after delivery; these only warn. File altered: a security "
-        "incident. After the correction run `classfeed reconcile --date D`.",
+        "report names every row, both values and a likely cause. Unexplained: a fault in the export. Switch the feed "
+        "off, call the owners, and name the portfolios to the recipient. Late row, reversal, price revised: the "
+        "source changed after delivery; these only warn. File altered: a security incident. After the correction run "
+        "`classfeed reconcile --date D`.",
     )
 
 
