@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot
 from classfeed_dagster.delivery.approve_removals import approvals
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.feed_mode import FeedMode
-from classfeed_dagster.delivery.quarantine import quarantine
+from classfeed_dagster.delivery.quarantine import Quarantined, quarantine
 from classfeed_dagster.delivery.refreshes import undelivered_refreshes
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.domains.rules import SHARED_NUMBERS
@@ -78,7 +79,10 @@ def gather(
             before = [day for day in audience.dates() if day < dues[0].business_date]
             batch = restatements.batch(before, turn)
             changed, up = _changed_since_delivery(runtime, feed, audience, batch)
-            older |= changed
+            older |= changed | {day for day in batch if _freed(runtime.store, feed, audience, day) is not None}
+        # What a re-issue delivers may free the next date, and so on up to those that are watched.
+        following = [after for day, after in itertools.pairwise(audience.dates()) if day in older]
+        older |= {day for day in following if _freed(runtime.store, feed, audience, day) is not None}
         restated = [due(feed, day) for day in sorted(older) if dues and day < dues[0].business_date]
         runs = read_runs(feed.name, [each.business_date for each in (*restated, *dues)], now)
         whose = (feed, audience, live)
@@ -87,7 +91,8 @@ def gather(
         dates = _with_refreshes(runtime.store, feed, dates, now)
         for older_due in reversed(restated):
             date = _observe(runtime, whose, older_due, runs.get(older_due.business_date, ()))
-            facts = replace(date.facts, budget_from=dues[-1].starts_at)
+            freed = _freed(runtime.store, feed, audience, older_due.business_date)
+            facts = replace(date.facts, budget_from=dues[-1].starts_at, freed=freed)
             dates.insert(0, replace(date, facts=facts, restated=True))
         if up and ask_changes:
             dates, up = _with_changes(runtime, audience, dates)
@@ -175,8 +180,7 @@ def _with_order(
     for at, date in enumerate(dates):
         previous = audience.previous(date.due.business_date)
         waits_for = previous if at == 0 and previous is not None and not deliveries(store, feed, previous) else None
-        waiting = {record.number for record in date.held if record.held_back.kind == "WAITING"}
-        freed = _freed(store, feed.name, waiting, previous) if previous is not None else None
+        freed = _freed(store, feed, audience, date.due.business_date)
         budget_from = dates[-1].due.starts_at
         result.append(
             replace(date, facts=replace(date.facts, waits_for=waits_for, freed=freed, budget_from=budget_from))
@@ -199,14 +203,19 @@ def _with_refreshes(
     return result
 
 
-def _freed(store: ObjectStore, feed: str, waiting: set[str], previous: dt.date) -> str | None:
-    # Hash of the `waiting` portfolios that the previous date has delivered since. The manifests decide; the small
-    # quarantine records show if reading them is worthwhile.
-    records = quarantine(store, feed, previous) if waiting else ()
+def _freed(store: ObjectStore, feed: Feed, audience: RecipientSchedule, day: dt.date) -> str | None:
+    # Hash of the portfolios waiting on `day` that the previous date has delivered since. The manifests decide; the
+    # small quarantine records show if reading them is worthwhile.
+    previous = audience.previous(day)
+    held = [record for record in quarantine(store, feed.name, day) if record.status == "HELD"]
+    waiting = {record.number for record in held if record.held_back.kind == "WAITING"}
+    if previous is None or not waiting:
+        return None
+    records = quarantine(store, feed.name, previous)
     released = {record.number for record in records if record.number in waiting and record.status == "RELEASED"}
     if not released:
         return None
-    delivered = delivered_state(live_and_shadow(store, feed), feed, previous)
+    delivered = delivered_state(live_and_shadow(store, feed.name), feed.name, previous)
     freed = sorted((number, delivered.portfolios[number].revision) for number in released & delivered.numbers)
     return hashlib.sha256(repr(freed).encode()).hexdigest()[:16] if freed else None
 
@@ -217,12 +226,22 @@ def _changed_since_delivery(
     # Returns the dates whose rows changed after the snapshot of their latest delivery.
     delivered = {day: deliveries(runtime.store, feed, day) for day in days}
     queries = [
-        source_probe.ChangeQuery(day, revisions[-1].snapshot_at) for day, revisions in delivered.items() if revisions
+        source_probe.ChangeQuery(day, revisions[-1].snapshot_at, _suspects(quarantine(runtime.store, feed.name, day)))
+        for day, revisions in delivered.items()
+        if revisions
     ]
     try:
         return set(source_probe.changed_since(runtime, audience.recipient, queries)), True
     except sa.exc.SQLAlchemyError:
         return set(), source_probe.is_reachable(runtime)
+
+
+def _suspects(records: Iterable[Quarantined]) -> dict[str, bool]:
+    return {
+        record.number: any(breach.rule in SHARED_NUMBERS for breach in record.held_back.rules)
+        for record in records
+        if record.status == "HELD" and record.held_back.kind == "RULE"
+    }
 
 
 def _with_changes(
@@ -232,11 +251,7 @@ def _with_changes(
         source_probe.ChangeQuery(
             date.due.business_date,
             date.facts.snapshot_at,
-            {
-                record.number: any(breach.rule in SHARED_NUMBERS for breach in record.held_back.rules)
-                for record in date.held
-                if record.held_back.kind == "RULE"
-            },
+            _suspects(date.held),
             date.facts.delivered,
         )
         for date in dates

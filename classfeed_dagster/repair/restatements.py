@@ -1,4 +1,4 @@
-"""Older delivered dates that bigsite changed, with a record until they are re-issued.
+"""Older delivered dates that bigsite changed or an earlier date freed, with a record until they are re-issued.
 
 Repair watches the last due dates of a feed on every tick. All dates before them are queried in batches, one batch a
 probe. A change of any age is detected after at most (delivered dates / batch size) probes, and the cost of a probe does
@@ -48,10 +48,10 @@ def open_dates(store: ObjectStore, feed: str) -> tuple[dt.date, ...]:
     return tuple(dt.date.fromisoformat(key.removeprefix(prefix).removesuffix(".json")) for key in store.list(prefix))
 
 
-def record(store: ObjectStore, observations: Observations) -> None:
-    """Record the older dates that need a re-issue, and remove the records of dates that no longer do.
+def record(store: ObjectStore, observations: Observations, *, asked: bool) -> None:
+    """Record the older dates that need a re-issue; if bigsite was ``asked``, remove the records of those that do not.
 
-    ``observations`` must include bigsite's changes. If bigsite did not answer, nothing changes.
+    If bigsite did not answer, nothing changes.
     """
     if not observations.bigsite_up:
         return
@@ -66,14 +66,14 @@ def record(store: ObjectStore, observations: Observations) -> None:
                     found_at=observations.at,
                 )
                 store.put(key, to_json(restatement))
-        elif date.restated:
+        elif date.restated and asked:
             store.delete(key)
 
 
 def _needs_reissue(date: ObservedDate) -> bool:
     facts = date.facts
     unfinished = bool(facts.runs) and facts.runs[-1].state in (RunState.RUNNING, RunState.FAILED)
-    return source_changed(facts) or unfinished
+    return source_changed(facts) or facts.freed is not None or unfinished
 
 
 def _prefix(feed: str) -> str:

@@ -225,6 +225,26 @@ def _unavailable(*_: object, **__: object) -> None:
     raise StoreError("the store answers 503")
 
 
+def test_portfolio_held_back_for_longer_than_repair_watches_is_delivered(desk: Desk) -> None:
+    first, _ = desk.two_customers()
+    first.row["hin"] = "0000000001"
+    settings = {"max_held_back_share": Decimal(1), "repair_dates": 2}
+    desk.runtime.settings = desk.runtime.settings.model_copy(update=settings)
+    days = ["2026-03-02", "2026-03-03", "2026-03-04", "2026-03-05", "2026-03-06", "2026-03-09"]
+    for day in days:
+        desk.end_of_day(day)
+        assert desk.run(day).outcome is Outcome.DELIVERED
+    correction = "UPDATE bigsite.portfolio SET hin = 'X1234567890', updated_at = :at WHERE hin = '0000000001'"
+    _rewrite(desk, correction, at="2026-03-09T22:00:00Z")
+    # bigsite is asked with the first tick, and once more at the end.
+    for at in ("2026-03-10T10:00:00+11:00", "2026-03-10T11:00:00+11:00"):
+        with desk.at(at):
+            while requests := [item for item in desk.tick("repair")[0] if item.job_name == "class_super_job"]:
+                assert all(desk.carry_out(request).success for request in requests)
+    assert restatements.open_dates(desk.runtime.store, "class_super") == ()
+    assert [desk.status(day).complete for day in days] == [True] * len(days)
+
+
 def test_older_dates_are_probed_in_turn_by_batches() -> None:
     days = [dt.date(2026, 3, day) for day in range(2, 9)]
     turns = [restatements.batch(days, turn, 3) for turn in range(4)]

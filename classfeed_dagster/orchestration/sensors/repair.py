@@ -98,8 +98,7 @@ def repair_sensor(
             stopped = [observed for observed in gathered.dates if stopped_by_schema(observed.facts)]
             sync_drift_incident(store, gathered.drift, stopped[0].facts.runs[-1].run_id if stopped else None, stopped)
         decisions = repair_decisions(runtime, gathered)
-        if ask:
-            restatements.record(store, gathered)
+        restatements.record(store, gathered, asked=ask)
         for decision in decisions:
             get_logger().info(
                 "repair",
