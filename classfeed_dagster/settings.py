@@ -90,15 +90,12 @@ class Settings(BaseSettings):
     env: Environment = Field(Environment.LOCAL, description="environment: local, dev, stg or prod")
     component: Component | None = Field(None, description="part of a deployment that this process is")
     home: Path = Field(Path(".classfeed"), description="folder of embedded services and local data")
-    bigsite_url: SecretStr | None = Field(
-        None, description="SQLAlchemy URL of bigsite. Unset: an embedded PostgreSQL under the home folder"
-    )
+    bigsite_url: SecretStr | None = Field(None, description="SQLAlchemy URL of bigsite. Unset: embedded PostgreSQL")
     store_url: str | None = Field(None, description="object store: a folder or s3://bucket/prefix. Unset: <home>/store")
     s3_endpoint_url: str | None = Field(None, description="S3 endpoint other than AWS's own, for tests")
     first_business_date: dt.date = Field(
         dt.date(2023, 1, 3),
-        description="first business date of every feed that declares none: sequence number 1, all portfolios NEW. "
-        "No default outside local",
+        description="first business date of feeds that declare none: all portfolios NEW. No default outside local",
     )
     now: AwareDatetime | None = Field(
         None, description="fixed clock for replays and tests; refused outside local and dev"
@@ -120,8 +117,7 @@ class Settings(BaseSettings):
     )
     free_text: FreeText = Field(
         FreeText.MASK,
-        description="a tax file number, card number or e-mail address in a name or narrative: mask, or hold-back "
-        "(the portfolio)",
+        description="effect of an identifier of a person in a name or narrative: mask, or hold-back (the portfolio)",
     )
     max_page_bytes: int = Field(
         32 * 1024 * 1024, ge=64 * 1024, description="bytes of a document page before compression"
@@ -142,21 +138,21 @@ class Settings(BaseSettings):
     )
     flags: Annotated[dict[str, dict[str, bool | str]], NoDecode] = Field(
         default_factory=dict,
-        description="switches of feeds and recipients, as JSON: switch, then feed or recipient, then value",
+        description="switches as JSON: switch, then feed or recipient, then value",
     )
     flag_provider: str = Field(
         "settings",
         description="source of the switches: settings, ssm, or an OpenFeature provider as module:callable",
     )
-    flags_parameter: str | None = Field(
-        None, description="SSM parameter with the switches as JSON, for the flag provider ssm"
-    )
-    flags_seconds: int = Field(60, ge=1, description="seconds for which switches read from SSM are cached")
+    flags_parameter: str | None = Field(None, description="SSM parameter with the switches, for the flag provider ssm")
+    flags_seconds: int = Field(60, ge=1, description="seconds for which switches from SSM are cached")
     ssm_endpoint_url: str | None = Field(None, description="SSM endpoint other than AWS's own, for tests")
     parity_clean_dates: int = Field(
-        10, ge=1, description="clean business dates in a row before a feed that replaces an old app may go live"
+        10, ge=1, description="clean dates of parity in a row before a feed that replaces an old app may go live"
     )
-    repair_dates: int = Field(10, ge=1, description="last due dates of a feed that are watched and repaired")
+    repair_dates: int = Field(
+        10, ge=1, description="last due dates of a feed that are watched and repaired on every tick"
+    )
     repair_attempts: int = Field(5, ge=1, description="attempts at a date between two mornings' starts")
     repair_pace: float = Field(
         1.0,
@@ -188,9 +184,7 @@ class Settings(BaseSettings):
     runbook_url: str = Field(
         "docs/runbook.md", description="URL of the runbook, for links in alerts; absolute outside local"
     )
-    support_group: str = Field(
-        "classfeed-support", description="identity provider's group that may use the support door"
-    )
+    support_group: str = Field("classfeed-support", description="group that may use the support door")
     rerun_budget: int = Field(6, ge=0, description="re-runs of one feed that support may request in 24 hours")
     expiry_notice_days: str = Field(
         "30,7",
@@ -203,7 +197,7 @@ class Settings(BaseSettings):
         None, description="base URL of the writable webserver that starts re-runs. Unset: in this process"
     )
     door_signer: str | None = Field(
-        None, description="beginning of the ARN of the load balancer whose signature the support door accepts"
+        None, description="beginning of the ARN of the load balancer that signs for the support door"
     )
     identity_url: str | None = Field(None, description="issuer of the load balancer's identity provider, for preflight")
     held_back_alert: int = Field(10, ge=0, description="portfolios held back on a date above which an alert is raised")
@@ -222,7 +216,7 @@ class Settings(BaseSettings):
         description="OTLP/HTTP collector of traces, metrics, logs (extra `opentelemetry`). Unset: CloudWatch only",
     )
     snowflake_account: str | None = Field(
-        None, description="Snowflake account. Unset: a local stand-in under the home folder (extra `embedded`)"
+        None, description="Snowflake account. Unset: a local stand-in (extra `embedded`)"
     )
     snowflake_user: str | None = Field(None, description="Snowflake user that loads and reconciles")
     snowflake_private_key: SecretStr | None = Field(
@@ -232,14 +226,10 @@ class Settings(BaseSettings):
     snowflake_warehouse: str | None = Field(None, description="Snowflake virtual warehouse")
     snowflake_database: str = Field("CLASSFEED", description="Snowflake database")
     snowflake_schema: str = Field("FEED", description="Snowflake schema of the star schema and the breaks")
-    data_team_table: str = Field(
-        "CLASS_FEED_METRICS", description="data team's table, qualified if it is in another schema"
-    )
+    data_team_table: str = Field("CLASS_FEED_METRICS", description="data team's table, qualified if in another schema")
     simulation_seed: int = Field(1, description="seed of the simulated customers, outside production")
     simulation_portfolios: int = Field(300, ge=1, le=50_000, description="simulated portfolios that consent to Class")
-    simulation_market: Path | None = Field(
-        None, description="Parquet file of real prices for simulated trades. Unset: an invented market"
-    )
+    simulation_market: Path | None = Field(None, description="Parquet file of real prices. Unset: an invented market")
     simulation_keep_days: int = Field(
         400, ge=90, description="days before simulated end-of-day rows and closed portfolios are deleted"
     )
@@ -252,7 +242,7 @@ class Settings(BaseSettings):
         None, description="Celery broker URL such as rediss://…, for the executor celery"
     )
     celery_broker_password: SecretStr | None = Field(
-        None, description="password of the Celery broker, if its URL contains none"
+        None, description="password of the Celery broker, if its URL has none"
     )
     celery_results_url: SecretStr | None = Field(
         None, description="Celery result backend URL. Unset: the broker, if it is Redis"
