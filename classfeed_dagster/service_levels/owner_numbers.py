@@ -61,7 +61,7 @@ class OwnerNumber:
 
 
 _FORGE = "nightly, from the forge by label"
-_RUNS = "measured in the steps of the date's runs; median of the month's dates"
+_RUNS = "in the steps of its runs; median of the month"
 
 NUMBERS: Mapping[str, OwnerNumber] = {
     number.metric: number
