@@ -1,12 +1,13 @@
 """Assets of simulated customers and recipients: their day, the deletion of expired rows, the recipients' answers.
 
-They do not exist where CLASSFEED_ENV is prod, and the simulation itself refuses production.
+They do not exist where CLASSFEED_ENV is prod, and the simulation itself refuses production. The steps import it: every
+process loads the definitions, few simulate.
 """
 
 import datetime as dt
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -22,9 +23,10 @@ from classfeed_dagster.orchestration.asset_keys import (
 from classfeed_dagster.orchestration.metadata_values import markdown_table
 from classfeed_dagster.orchestration.step_context import current_time, since, step
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.simulation.day import DaySummary
-from classfeed_dagster.simulation.environment import Advance, advance, expire
-from classfeed_dagster.simulation.recipient_answers import SimulatedRecipient
+
+if TYPE_CHECKING:
+    from classfeed_dagster.simulation.day import DaySummary
+    from classfeed_dagster.simulation.environment import Advance
 
 _PLOTTED_DAYS = 20
 # Charts, and the counts that each adds up.
@@ -50,6 +52,8 @@ def _customers(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
         "tables, which the feeds then read as real ones. Refuses production.",
     )
     def customers(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
+        from classfeed_dagster.simulation.environment import advance
+
         started = time.monotonic()
         with step(context, "simulation/customers") as day:
             result = advance(runtime.engine, runtime.settings, day)
@@ -59,7 +63,7 @@ def _customers(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
     return customers
 
 
-def _metadata(result: Advance, day: dt.date) -> dict[str, Any]:
+def _metadata(result: "Advance", day: dt.date) -> dict[str, Any]:
     summary = result.summary
     rows_by_table: dict[str, int] = {}
     for written in result.written:
@@ -79,7 +83,7 @@ def _metadata(result: Advance, day: dt.date) -> dict[str, Any]:
     }
 
 
-def _plot(days: Sequence[DaySummary]) -> str:
+def _plot(days: Sequence["DaySummary"]) -> str:
     # Markdown images with embedded bytes, which the UI shows.
     images = []
     for title, counts in _PLOTTED.items():
@@ -96,6 +100,8 @@ def _cleaning() -> dg.AssetsDefinition:
         "end-of-day rows and prices, and whole closed portfolios. Real rows are never changed.",
     )
     def cleaning(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
+        from classfeed_dagster.simulation.environment import expire
+
         started = time.monotonic()
         before, deleted = expire(runtime.engine, runtime.settings)
         context.log.info("simulated rows before %s deleted: %d", before, sum(deleted.values()))
@@ -123,6 +129,8 @@ def recipients_asset(feeds: Sequence[Feed]) -> dg.AssetsDefinition:
         "Refuses production, and a bigsite without simulated customers.",
     )
     def recipients(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
+        from classfeed_dagster.simulation.recipient_answers import SimulatedRecipient
+
         at = runtime.clock(context.run.tags) or current_time(runtime)
         new = {
             feed.name: len(SimulatedRecipient(runtime.engine, runtime.settings, runtime.store, feed).answer(at))
