@@ -7,6 +7,7 @@ timeout, and only while a daemon runs.
 from __future__ import annotations
 
 import datetime as dt
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -108,14 +109,15 @@ def pool_holders(instance: DagsterInstance) -> list[PoolHolder]:
 def wait_for_pool(instance: DagsterInstance, seconds: float, announce: Callable[[str], None]) -> None:
     """Return once a slot of the pool is free. Dead holders are removed immediately; PoolBusyError after ``seconds``.
 
-    ``announce`` receives each new holder.
+    The time begins at the first sight of a holder. ``announce`` receives each new holder.
     """
-    deadline, announced = time.monotonic() + seconds, ""
+    deadline, announced = math.inf, ""
     while True:
         recover_dead_runs(instance)
         holders = pool_holders(instance)
         if not holders:
             return
+        deadline = min(deadline, time.monotonic() + seconds)
         if time.monotonic() >= deadline:
             raise PoolBusyError(holders[0], seconds)
         if (text := str(holders[0])) != announced:

@@ -18,6 +18,7 @@ from dagster._core.test_utils import create_run_for_test
 
 from classfeed_dagster.local.dagster_instance import open_instance
 from classfeed_dagster.local.processes import ProcessIdentity
+from classfeed_dagster.orchestration import run_recovery
 from classfeed_dagster.orchestration.run_recovery import (
     ABANDONED,
     PoolBusyError,
@@ -107,6 +108,24 @@ def test_holder_is_awaited_while_it_lives_and_failed_once_killed(
     assert (later, status(instance)) == ([], DagsterRunStatus.FAILURE)
     assert pool_holders(instance) == []
     assert recover_dead_runs(instance) == []  # once
+
+
+@tagged
+def test_holder_is_announced_where_looking_takes_longer_than_the_wait(
+    instance: DagsterInstance, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    with time_machine.travel(dt.datetime(2023, 1, 4, tzinfo=dt.UTC), tick=False) as clock:
+
+        def look(_: DagsterInstance) -> list[str]:
+            clock.shift(5)
+            return []
+
+        monkeypatch.setattr(run_recovery, "recover_dead_runs", look)
+        monkeypatch.setattr(time, "monotonic", time.time)
+        with pytest.raises(PoolBusyError):
+            wait_for_pool(instance, 1, lines.append)
+    assert len(lines) == 1
 
 
 @tagged
