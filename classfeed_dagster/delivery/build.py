@@ -285,7 +285,7 @@ def rendered_portfolios(
     """
     feed, day = context.feed, context.day.isoformat()
     waiting = {portfolio.number: portfolio for portfolio in included}
-    numbers = pl.DataFrame({"portfolio_number": list(waiting)}, schema={"portfolio_number": pl.String()})
+    numbers = pl.Series(list(waiting), dtype=pl.String())
     before, last = context.delivered.portfolios, ""
 
     def render(
@@ -341,11 +341,14 @@ def _spool_changed(
     return unchanged
 
 
-def _of_portfolios(frames: Mapping[str, pl.DataFrame], numbers: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    return {
-        name: frame.join(numbers, on="portfolio_number", how="semi") if "portfolio_number" in frame.columns else frame
-        for name, frame in frames.items()
-    }
+def _of_portfolios(frames: Mapping[str, pl.DataFrame], numbers: pl.Series) -> dict[str, pl.DataFrame]:
+    # The frames' rows of these portfolios. A frame without others is not copied.
+    kept = dict(frames)
+    for name, frame in frames.items():
+        if "portfolio_number" in frame.columns:
+            wanted = frame["portfolio_number"].is_in(numbers.implode())
+            kept[name] = frame if wanted.all() else frame.filter(wanted)
+    return kept
 
 
 def content_digest(rendered: RenderedPortfolio) -> str:

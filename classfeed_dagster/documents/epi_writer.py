@@ -218,7 +218,8 @@ def group_breaches(record: RecordMapping) -> dict[str, pl.Expr]:
 
 def _rows(record: RecordMapping, frame: pl.DataFrame, numbers: pl.Series, allowed: pl.Series) -> _Rows:
     # The frame in document order, with the position of each portfolio of ``numbers``.
-    ordered = frame.sort(record.sort_key)
+    keys = frame.select(pl.struct(record.sort_key)).to_series()
+    ordered = frame if keys.is_sorted() else frame.sort(record.sort_key)  # the domains' frames are in this order
     runs = ordered[epi.PORTFOLIO].rle().struct.unnest()
     unexpected = runs.filter(~pl.col("value").is_in(allowed.implode()))
     if unexpected.height:
