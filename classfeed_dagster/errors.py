@@ -37,6 +37,8 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from classfeed_dagster.wording import counted
+
 # Modules that declare exceptions. An event log keeps only the name of a failed step's exception, and the process that
 # reads the log may never have imported the module that declares it.
 DECLARED_IN = (
@@ -379,7 +381,8 @@ class ConsentChangedError(StaleBuildError):
     def __init__(self, numbers: Sequence[str]) -> None:
         examples = ", ".join(sorted(numbers)[:20])
         super().__init__(
-            f"consent ended for {len(numbers)} portfolio(s) of this build ({examples}): nothing of it is delivered. "
+            f"consent ended for {counted(len(numbers), 'portfolio')} of this build ({examples}): nothing of it is "
+            "delivered. "
             "Build again; they will be excluded."
         )
         self.numbers = tuple(sorted(numbers))

@@ -7,12 +7,11 @@ same cause form one incident. A date that only waits for an earlier date belongs
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, WATCHDOG, Incident, counted
+from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, WATCHDOG, Incident
 from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.feed_run.ssm_flags import FlagsProblem
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS, CauseKind
@@ -20,6 +19,7 @@ from classfeed_dagster.repair.decisions import Action, Decision
 from classfeed_dagster.repair.observations import CheckOutcome
 from classfeed_dagster.service_levels.service_levels import Judgment
 from classfeed_dagster.trading_days import SYDNEY
+from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     from classfeed_dagster.repair.observations import Observations, ObservedDate
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 # Checks whose failure means that data without consent may have left, or nearly left.
 _CONSENT_CHECKS = frozenset({"everyone_consented"})
 _STALE_DATA = "Customers' funds at the recipient still show the last delivered business date."
-_COUNTED = re.compile(r"\b(\d+) (\w+)\(s\)")
 CheckKey = tuple[str, str]  # asset as a/b, check
 
 
@@ -235,10 +234,11 @@ def _failed_checks(observations: Observations, checks: Mapping[tuple[str, dt.dat
             means = "The affected portfolios are held back from the recipient. All others were delivered."
         else:
             means = "The documents were delivered. Review the values that the check reports."
+        on_date = f"{latest.due.business_date.isoformat()}: "  # the message has a line for the date
         result.append(
             Incident(
                 key=f"check.{asset.replace('/', '.')}.{name}",
-                what=f"Check {name} of {asset} failed: {_in_words(outcome.summary, latest.due.business_date)}",
+                what=f"Check {name} of {asset} failed: {outcome.summary.removeprefix(on_date)}",
                 means=means,
                 feeds=tuple(sorted({date.feed.name for date, _, _ in members})),
                 dates=_dates(date for date, _, _ in members),
@@ -420,11 +420,6 @@ def _dates(members: Iterable[ObservedDate]) -> tuple[dt.date, ...]:
 
 def _local(instant: dt.datetime) -> str:
     return f"{instant.astimezone(SYDNEY):%H:%M} Sydney"
-
-
-def _in_words(summary: str, day: dt.date) -> str:
-    # The message has a line for the date. "2 finding(s)" becomes "2 findings".
-    return _COUNTED.sub(lambda match: counted(int(match[1]), match[2]), summary.removeprefix(f"{day.isoformat()}: "))
 
 
 def _and(names: Sequence[str]) -> str:

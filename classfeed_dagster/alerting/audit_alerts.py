@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident, counted, raise_incident, settle_incident
+from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident, raise_incident, settle_incident
 from classfeed_dagster.feed_run.nightly_audit import AuditFinding
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.wording import counted
 
 _SHOWN = 3
 

@@ -18,6 +18,7 @@ from classfeed_dagster.errors import TemporaryError
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.store import ObjectStore, check_key
 from classfeed_dagster.stored_records import StoredRecord, canonical, from_json, to_json
+from classfeed_dagster.wording import counted
 
 OFFENDERS_SHOWN = 5
 WATCHDOG = "watchdog"
@@ -117,12 +118,6 @@ def duration(span: dt.timedelta) -> str:
     return f"{seconds // 86400} days"
 
 
-def counted(count: int, noun: str) -> str:
-    """Return ``count`` with the singular ``noun`` or its plural."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"
-
-
 def sentence(text: str) -> str:
     """End ``text`` with a full stop, unless it has an end."""
     return text if text.endswith((".", "!", "?")) else f"{text}."
@@ -188,7 +183,8 @@ def sync_incidents(
             counts[1 if key in before else 0] += 1
     failures = [failure for notifier in notifiers for failure in notifier.failures]
     if failures:
-        raise NotificationError(f"{len(failures)} notification(s) failed and will be retried: {'; '.join(failures)}")
+        failed = counted(len(failures), "notification")
+        raise NotificationError(f"{failed} failed and will be retried: {'; '.join(failures)}")
     return counts[0], counts[1], counts[2]
 
 

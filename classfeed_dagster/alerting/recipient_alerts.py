@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from classfeed_dagster.acknowledgements.inbox import FileAnswers, dead_letters, rejections
 from classfeed_dagster.acknowledgements.mapping import AnswerMapping, FileState
-from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident, counted
+from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident
 from classfeed_dagster.trading_days import SYDNEY
+from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     from classfeed_dagster.repair.observations import Observations, ObservedDate

@@ -15,11 +15,11 @@ from classfeed_dagster.alerting.incidents import (
     Incident,
     Messenger,
     Thread,
-    counted,
     duration,
     sentence,
 )
 from classfeed_dagster.settings import Environment, Settings
+from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     from slack_sdk.web.client import WebClient

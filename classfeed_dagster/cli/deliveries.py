@@ -23,6 +23,7 @@ from classfeed_dagster.cli.arguments import (
 )
 from classfeed_dagster.errors import ExitCode, UsageError
 from classfeed_dagster.tags import DEFAULT_FEED
+from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     from classfeed_dagster.acknowledgements.inbox import FileAnswers
@@ -50,7 +51,8 @@ def print_report(console: Console, report: RunReport) -> None:
         # The metadata leaves out counts that are zero.
         portfolios, pages, held_back = (facts.get(name, 0) for name in ("portfolios", "pages", "held_back"))
         console.print(
-            f"  {label} {facts['revision']}, {portfolios} portfolio(s) on {pages} page(s), {held_back} held back",
+            f"  {label} {facts['revision']}, {counted(portfolios, 'portfolio')} on {counted(pages, 'page')}, "
+            f"{held_back} held back",
             highlight=False,
         )
         console.print(f"  {escape(str(facts['dagster/uri']))}", highlight=False, soft_wrap=True)
@@ -145,7 +147,7 @@ def _print_expiring(runtime: Runtime) -> None:
     record = latest_notices(runtime.store)
     if record is not None and record.notices:
         out.print(
-            f"{len(record.notices)} consent(s) about to expire were listed on {record.date.isoformat()}: "
+            f"{counted(len(record.notices), 'consent')} about to expire, listed on {record.date.isoformat()}: "
             f"{runtime.store.location(notices_key(record.date))}",
             highlight=False,
             soft_wrap=True,
@@ -253,7 +255,7 @@ def _print_dates(
     output.print_table(out, feed, columns, rows, keys=("date", "state", *numbers), right=numbers, optional=optional)
     if overdue:
         span = f"{overdue[0]} to {overdue[-1]}" if len(overdue) > 1 else f"{overdue[0]}"
-        out.print(f"[red]not delivered[/]  {len(overdue)} later date(s) that are over: {span}", highlight=False)
+        out.print(f"[red]not delivered[/]  {counted(len(overdue), 'later date')}, over by now: {span}", highlight=False)
 
 
 def _print_held_back(status: DateStatus) -> None:
@@ -267,8 +269,8 @@ def _print_held_back(status: DateStatus) -> None:
             output.print_table(out, f"{name}: {title}", ["portfolio", "reason"], rows, keys=["portfolio"])
     if status.delivered_but_excluded:
         out.print(
-            f"{status.delivered_but_excluded} delivered portfolio(s) would be left out of a new attempt, for example "
-            "because their consent has ended since",
+            f"{counted(status.delivered_but_excluded, 'delivered portfolio')} would be left out of a new attempt, for "
+            "example because consent has ended since",
             highlight=False,
             soft_wrap=True,
         )
@@ -342,7 +344,8 @@ def _print_verification(name: str, result: Verification, shadow: int) -> None:
     verdict = "[green]sound[/]" if result.sound else "[bold red]NOT SOUND[/]"
     hidden = f", {shadow} of the manifests in the shadow" if shadow else ""
     out.print(
-        f"{verdict}  {name}: {result.manifests} manifest(s), {result.pages} page(s) read and checked{hidden}",
+        f"{verdict}  {name}: {counted(result.manifests, 'manifest')}, {counted(result.pages, 'page')} read and "
+        f"checked{hidden}",
         highlight=False,
         soft_wrap=True,
     )
@@ -378,7 +381,8 @@ def approve_removals(
     limit = runtime.settings.max_removed_share
     figures = runtime.load_reference(audience.reference(CONSENTED_PORTFOLIOS.name), day, ConsentedFigures)
     nothing = UsageError(
-        f"Nothing to approve for {feed} {day}: {figures.removed} portfolio(s) removed, within the limit of {limit:.1%}"
+        f"Nothing to approve for {feed} {day}: {counted(figures.removed, 'portfolio')} removed, within the limit of "
+        f"{limit:.1%}"
     )
     if not figures.may_exceed(limit):
         raise nothing

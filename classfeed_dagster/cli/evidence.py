@@ -12,6 +12,7 @@ from rich.markup import escape
 from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import FeedName, require_feed, require_store
 from classfeed_dagster.errors import ExitCode, UsageError
+from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     from classfeed_dagster.support.evidence import DateEvidence
@@ -96,5 +97,5 @@ def _print(feed: str, dates: list[DateEvidence]) -> None:
         for gap in entry.gaps:
             out.print(f"[red]{entry.business_date}: {escape(gap)}[/]", highlight=False, soft_wrap=True)
     gaps = sum(bool(entry.gaps) for entry in dates)
-    verdict = "[green]proven[/]" if not gaps else f"[bold red]{gaps} date(s) with gaps[/]"
-    out.print(f"{verdict}  {feed}: {len(dates)} date(s)", highlight=False)
+    verdict = "[green]proven[/]" if not gaps else f"[bold red]{counted(gaps, 'date')} with gaps[/]"
+    out.print(f"{verdict}  {feed}: {counted(len(dates), 'date')}", highlight=False)

@@ -11,6 +11,7 @@ from classfeed_dagster.cli.arguments import FeedName, date_range, require_feed, 
 from classfeed_dagster.cli.evidence import show_evidence
 from classfeed_dagster.errors import ExitCode
 from classfeed_dagster.tags import DEFAULT_FEED
+from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     from classfeed_dagster.delivery.ledger_rebuild import PositionAudit
@@ -47,9 +48,9 @@ def rebuild(feed: FeedName = DEFAULT_FEED) -> None:
     for result in rebuild_ledger(live_and_shadow(runtime.store, feed), feed, declared.format, audience):
         count += 1
         summary = "proven equal" if result.proven else "rebuilt"
-        line = f"  {result.business_date} r{result.revision}: {result.records} record(s), {summary}"
+        line = f"  {result.business_date} r{result.revision}: {counted(result.records, 'record')}, {summary}"
         out.print(line, highlight=False)
-    out.print(f"[green]done[/]  {feed}: {count} delivery(ies)", highlight=False)
+    out.print(f"[green]done[/]  {feed}: {counted(count, 'delivery')}", highlight=False)
 
 
 def audit(
@@ -85,7 +86,8 @@ def audit(
                 out.print(f"  [red]{line}[/]", highlight=False, soft_wrap=True)
         verdict = "[green]agrees[/]" if not wrong else "[bold red]DIFFERS[/]"
         out.print(
-            f"{verdict}  {feed}: {positions} position(s) of {len(audits)} date(s), {wrong} wrong", highlight=False
+            f"{verdict}  {feed}: {counted(positions, 'position')} of {counted(len(audits), 'date')}, {wrong} wrong",
+            highlight=False,
         )
     raise typer.Exit(ExitCode.STOPPED if wrong else ExitCode.OK)
 

@@ -10,6 +10,7 @@ from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import FeedName, require_feed, require_month, require_store
 from classfeed_dagster.errors import ExitCode
 from classfeed_dagster.tags import DEFAULT_FEED
+from classfeed_dagster.wording import counted
 
 out = output.console()
 
@@ -108,7 +109,7 @@ def redrive() -> None:
     from classfeed_dagster.settings import get_settings
 
     moved = consent_events.redrive(consent_events.Queues.of(get_settings()))
-    out.print(f"{moved} event(s) returned to the queue", highlight=False)
+    out.print(f"{counted(moved, 'event')} returned to the queue", highlight=False)
 
 
 def worker(

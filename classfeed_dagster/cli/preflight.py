@@ -19,6 +19,7 @@ from rich.markup import escape
 from classfeed_dagster.cli import output
 from classfeed_dagster.errors import ClassfeedError, ConfigurationError, ExitCode
 from classfeed_dagster.settings import REQUIRED, Component, Environment, Settings, get_settings
+from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     from classfeed_dagster.feeds.feed import Feed
@@ -75,7 +76,7 @@ def preflight(as_json: output.JsonOption = False) -> None:
     if as_json:
         output.print_json({"checks": answers})
     elif failures:
-        out.print(f"{failures} answer(s) are not good", highlight=False)
+        out.print(f"not good: {counted(failures, 'answer')}", highlight=False)
     raise typer.Exit(ExitCode.STOPPED if failures else ExitCode.OK)
 
 
@@ -274,7 +275,7 @@ def _store(settings: Settings) -> str:
 
     store = open_store(settings.store_location, s3_endpoint_url=settings.s3_endpoint_url)
     prefix = "reruns/" if settings.component is Component.DOOR else "chain/"
-    return f"{settings.store_location}: {sum(1 for _ in store.list(prefix))} object(s) under {prefix}"
+    return f"{settings.store_location}: {counted(sum(1 for _ in store.list(prefix)), 'object')} under {prefix}"
 
 
 def _switches(settings: Settings) -> str:
@@ -288,7 +289,7 @@ def _queue(settings: Settings, url: str) -> str:
 
     client = boto3.client("sqs", endpoint_url=settings.sqs_endpoint_url)
     answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
-    return f"{answer['Attributes']['ApproximateNumberOfMessages']} message(s)"
+    return counted(int(answer["Attributes"]["ApproximateNumberOfMessages"]), "message")
 
 
 def _snowflake(settings: Settings) -> str:
@@ -310,7 +311,8 @@ def _privileges(settings: Settings) -> str:
 
 
 def _data_team(settings: Settings) -> str:
-    return f"{_query(settings, f'SELECT COUNT(*) FROM {settings.data_team_table}')[0]} row(s)"  # noqa: S608 - a setting
+    (rows,) = _query(settings, f"SELECT COUNT(*) FROM {settings.data_team_table}")  # noqa: S608 - a setting
+    return counted(int(rows), "row")
 
 
 def _query(settings: Settings, statement: str) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ from classfeed_dagster.cli.arguments import (
 from classfeed_dagster.errors import ExitCode, UsageError
 from classfeed_dagster.store import address
 from classfeed_dagster.tags import DEFAULT_FEED
+from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -384,7 +385,7 @@ def _print_cash(trace: CashTrace) -> None:
 
 
 def _print_rows(rows: Sequence[tuple[UnitsRow | AmountRow, Decimal]], ledger: Decimal) -> None:
-    out.print(f"             {len(rows)} ledger row(s) to the date add up to {ledger}", highlight=False)
+    out.print(f"             sum of {counted(len(rows), 'ledger row')} to the date: {ledger}", highlight=False)
     for row, number in rows[-_MOST_ROWS:]:
         late = f"   recorded {row.recorded_at:%Y-%m-%d %H:%M} UTC"
         out.print(f"               {row.business_date}  {row.transaction_id}  {number:+}{late}", highlight=False)

@@ -48,6 +48,7 @@ from classfeed_dagster.stored_records import (
     json_parts,
     staged_prefix,
 )
+from classfeed_dagster.wording import counted
 
 _FRAME_BYTES = 8 * 1024  # a page's bytes around the records: header and control totals
 _READ = 1 << 20
@@ -317,7 +318,8 @@ def rendered_portfolios(
     if waiting:
         missing = ", ".join(sorted(waiting)[:20])
         raise BuildError(
-            f"{feed} of {day}: {len(waiting)} portfolio(s) of the plan have no record in the frames ({missing})"
+            f"{feed} of {day}: the frames have no record of {counted(len(waiting), 'portfolio')} of the plan "
+            f"({missing})"
         )
 
 

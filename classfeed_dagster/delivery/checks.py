@@ -21,6 +21,7 @@ from classfeed_dagster.documents.document_format import (
 )
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import file_facts
+from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     from classfeed_dagster.delivery.build import Build
@@ -51,7 +52,7 @@ class CheckResult:
     @classmethod
     def of_offenders(cls, check: str, summary: str, offenders: Sequence[tuple[str, str]]) -> CheckResult:
         """Return the result of ``check``, passed if there are no offenders. ``what`` states the scope, in figures."""
-        fault = f": {len(offenders)} fault(s), the first: {' '.join(offenders[0])}" if offenders else ""
+        fault = f": {counted(len(offenders), 'fault')}, the first: {' '.join(offenders[0])}" if offenders else ""
         return cls(check, not offenders, summary + fault, tuple(offenders[:OFFENDERS_LIMIT]), len(offenders))
 
 
@@ -106,7 +107,7 @@ def document_valid(build: Build, examined: Sequence[ExaminedPage]) -> CheckResul
         )
         offenders += [(name, fault) for fault in faults]
         offenders += portfolio_faults(entry.facts, on_page.get(name, ()))
-    return CheckResult.of_offenders("document_valid", f"{len(examined)} page(s) read back", offenders)
+    return CheckResult.of_offenders("document_valid", f"{counted(len(examined), 'page')} read back", offenders)
 
 
 def everyone_consented(build: Build, examined: Sequence[ExaminedPage], consented: Collection[str]) -> CheckResult:
@@ -122,7 +123,7 @@ def everyone_consented(build: Build, examined: Sequence[ExaminedPage], consented
         if entry.facts.errors or not entry.same_file
     ]
     offenders += [(number, "does not consent now") for number in sorted(with_data - frozenset(consented))]
-    summary = f"{len(with_data)} portfolio(s) in the bytes of {build.build_id}"
+    summary = f"{counted(len(with_data), 'portfolio')} in the bytes of {build.build_id}"
     return CheckResult.of_offenders("everyone_consented", summary, offenders)
 
 
@@ -133,14 +134,14 @@ def control_totals_agree(build: Build, examined: Sequence[ExaminedPage]) -> Chec
         for entry in examined
         for fault in totals_faults(entry.facts, entry.page.expected)
     ]
-    summary = f"control totals of {len(examined)} page(s), {sum(build.totals.counts.values())} records"
+    summary = f"control totals of {counted(len(examined), 'page')}, {sum(build.totals.counts.values())} records"
     return CheckResult.of_offenders("control_totals_agree", summary, offenders)
 
 
 def held_back_share(plan: DeliveryPlan, limit: Decimal) -> CheckResult:
     """Check that the share of the consented portfolios that break a rule is at most ``limit``."""
     offenders = [(entry.number, entry.reason) for entry in plan.held_back if entry.kind == "RULE"]
-    summary = f"{plan.breaking} of {plan.consented} portfolio(s) break a rule, the limit is {limit}"
+    summary = f"rules are broken by {plan.breaking} of {counted(plan.consented, 'portfolio')}, the limit is {limit}"
     passed = plan.breaking_share <= limit
     return CheckResult("held_back_share", passed, summary, tuple(offenders[:OFFENDERS_LIMIT]), len(offenders))
 

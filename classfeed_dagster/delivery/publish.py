@@ -55,6 +55,7 @@ from classfeed_dagster.stored_records import (
     sha256,
     stored_facts,
 )
+from classfeed_dagster.wording import counted
 
 _ROUNDS = 100
 ConsentAnswer = tuple[dt.datetime, Collection[str]]
@@ -313,7 +314,8 @@ def _require_order(store: ObjectStore, build: Build, audience: RecipientSchedule
     if wrong:
         raise StaleBuildError(
             f"{build.feed} of {day.isoformat()}: build {build.build_id} was made before {build.previous_date} was "
-            f"delivered, and its assumptions are wrong for {len(wrong)} portfolio(s) ({', '.join(wrong[:20])}). Build "
+            f"delivered, and its assumptions are wrong for {counted(len(wrong), 'portfolio')} "
+            f"({', '.join(wrong[:20])}). Build "
             "again."
         )
 

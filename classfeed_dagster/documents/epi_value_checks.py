@@ -19,6 +19,7 @@ from classfeed_dagster.documents.epi_totals import currency_sums, unit_sums
 from classfeed_dagster.documents.epi_writer import Frames, FrameShapeError, declared_frame, group_breaches
 from classfeed_dagster.documents.format_rules import format_rule
 from classfeed_dagster.domains.columns import FINDINGS
+from classfeed_dagster.wording import counted
 
 # XML 1.0 cannot represent these, not even as references (surrogates cannot be in a frame).
 NOT_XML = "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x{FFFE}\\x{FFFF}]"
@@ -119,7 +120,7 @@ def _of_text(element: Element, value: pl.Expr, rule: TextRule, name: str) -> Ite
         detail = pl.format(f"{name} has {{}} characters, and the document allows at most {rule.max_length}", length)
         yield _ValueProblem("too_long", length > rule.max_length, detail)
     if rule.min_length and not element.optional:  # an optional text that is empty is left out
-        detail = pl.lit(f"{name} is empty, and the document requires at least {rule.min_length} character(s)")
+        detail = pl.lit(f"{name} is empty, and the document requires at least {counted(rule.min_length, 'character')}")
         yield _ValueProblem("too_short", length < rule.min_length, detail)
 
 
@@ -147,7 +148,7 @@ def _of_portfolios(frames: Mapping[str, pl.DataFrame]) -> Iterator[pl.DataFrame]
     sent = accounts.filter(pl.col(epi.CONSENT) != epi.REMOVED)
     for record in epi.RECORDS[1:]:
         stray = frames[record.frame.name].join(sent, on=epi.PORTFOLIO, how="anti").group_by(epi.PORTFOLIO).len()
-        detail = pl.format(f"{{}} {record.name} record(s) of a portfolio that has no account or is REMOVED", "len")
+        detail = pl.format(f"{record.name} of a portfolio that has no account or is REMOVED (records: {{}})", "len")
         yield _findings(stray, "no_account", pl.lit(record.name), detail)
 
 

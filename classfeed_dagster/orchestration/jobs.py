@@ -31,6 +31,7 @@ from classfeed_dagster.tags import (
     parity_job_name,
     reconciliation_job_name,
 )
+from classfeed_dagster.wording import counted
 
 _RETENTION_BATCH = 200
 SCHEMA_JOB, AUDIT_JOB = "schema_job", "audit"
@@ -110,7 +111,7 @@ def retention_job() -> dg.JobDefinition:
         before = dt.datetime.now(dt.UTC) - dt.timedelta(days=runtime.settings.keep_runs_days)
         deleted = purge_runs(context.instance, before)
         get_logger().info("old runs deleted", rows=deleted)
-        context.log.info(f"{deleted} run(s) from before {before:%Y-%m-%d} deleted")
+        context.log.info(f"{counted(deleted, 'run')} from before {before:%Y-%m-%d} deleted")
 
     @dg.job(
         name="retention",

@@ -20,6 +20,7 @@ from classfeed_dagster.simulation.recipient import DeliveredPage
 from classfeed_dagster.tags import CLOCK_TAG, CORRELATION_TAG, new_correlation_id, reconciliation_job_name
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.records import Side
+from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions
@@ -134,7 +135,9 @@ def _reconcile(
         except NotBuiltError:
             proofs.append(Proof(f"reconciliation with {other}: the run {result.run_id} failed", False))
             continue
-        breaks = f"{summary.breaks} break(s), {summary.unexplained} unexplained" if summary.breaks else "no break"
+        breaks = (
+            f"{counted(summary.breaks, 'break')}, {summary.unexplained} unexplained" if summary.breaks else "no break"
+        )
         holds = not summary.errors and not summary.unexplained
         proofs.append(
             Proof(f"reconciliation with {other}: {breaks}; report {runtime.store.location(summary.report)}", holds)

@@ -13,6 +13,7 @@ from classfeed_dagster.errors import CauseKind, ExitCode, exception_class
 from classfeed_dagster.local.processes import ProcessIdentity
 from classfeed_dagster.repair.causes import classify, exit_code
 from classfeed_dagster.tags import CORRELATION_TAG, OWNER_TAG, feed_job_name, new_correlation_id
+from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions
@@ -168,8 +169,8 @@ def _unchanged(quarantine: Mapping[str, Any]) -> str:
     if held_back := quarantine.get("held_back"):
         breaking = quarantine.get("breaking_a_rule", 0)
         return (
-            f"nothing new to deliver; this attempt would hold back {held_back} portfolio(s), {breaking} of them for a "
-            "broken rule"
+            f"nothing new to deliver; this attempt would hold back {counted(held_back, 'portfolio')}, {breaking} of "
+            "them for a broken rule"
         )
     return "nothing has changed since the last delivery"
 

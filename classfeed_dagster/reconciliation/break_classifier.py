@@ -30,6 +30,7 @@ from classfeed_dagster.warehouse.records import (
     as_decimal,
     difference,
 )
+from classfeed_dagster.wording import counted
 
 HIDDEN = "(not shown)"
 PORTFOLIO = "portfolio"
@@ -115,7 +116,7 @@ class BreakClassifier:
             sides, first = root
             folded = [pair for pair in cases if pair is root or self._follows(root, pair)]
             rest = [pair for pair in cases if pair not in folded]
-            yield sides, first, f"{len(folded)} difference(s) in the portfolio, caused by this one"
+            yield sides, first, f"{counted(len(folded), 'difference')} in the portfolio, caused by this one"
         rows: dict[tuple[str, Key], list[tuple[Sides, _Case]]] = defaultdict(list)
         for sides, case in rest:
             rows[case.kind.name, case.key].append((sides, case))

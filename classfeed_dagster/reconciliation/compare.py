@@ -307,11 +307,15 @@ _COUNT = """SELECT class, sum(l), sum(r) FROM (
 _REASONS = "SELECT why, sum(ln + rn) FROM paired WHERE class = 'excluded' GROUP BY why ORDER BY why"
 
 
+def _rows(count: str) -> str:
+    return f"CASE WHEN {count} > 0 THEN {count} || CASE WHEN {count} = 1 THEN ' row' ELSE ' rows' END END"
+
+
 def _details(rule: Rule) -> str:
     keys = ", ".join(_aliases(rule)[: len(rule.keys)])
     selects = [
-        f"""SELECT class, '' AS field, CASE WHEN ln > 0 THEN ln || ' row(s)' END AS l, CASE WHEN rn > 0 THEN rn || ' row(s)' END AS r,
-        {keys} FROM paired WHERE class NOT IN ('match', 'within_tolerance', 'differs', 'excluded')"""
+        f"""SELECT class, '' AS field, {_rows("ln")} AS l, {_rows("rn")} AS r, {keys}
+        FROM paired WHERE class NOT IN ('match', 'within_tolerance', 'differs', 'excluded')"""
     ]
     for at, field in enumerate(rule.fields):
         name = field.name.replace("'", "''")

@@ -39,6 +39,7 @@ from classfeed_dagster.warehouse.records import (
     Side,
     difference,
 )
+from classfeed_dagster.wording import counted
 
 TABLE = "CLASS_FEED_METRICS"
 # Their table as agreed: shown in lineage and created in rehearsals.
@@ -372,7 +373,8 @@ def _date_events(delivered: Delivered, theirs: _Theirs, due: dt.datetime | None)
         evidence = f"first computed at {theirs.first_computed:%Y-%m-%d %H:%M:%S}Z, due by {due.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}Z"
         yield _date_break(delivered, BreakKind.LATE_DATE, BreakSeverity.EVENT, evidence)
     if theirs.computed_again:
-        evidence = f"{theirs.computed_again} metric(s) were computed again, the last at {theirs.last_computed:%Y-%m-%d %H:%M:%S}Z, which counts"
+        last = f"{theirs.last_computed:%Y-%m-%d %H:%M:%S}Z"
+        evidence = f"{counted(theirs.computed_again, 'metric')} computed again, the last at {last}, which counts"
         yield _date_break(delivered, BreakKind.RECOMPUTED_DATE, BreakSeverity.EVENT, evidence)
 
 

@@ -21,6 +21,7 @@ from classfeed_dagster.reconciliation.result import Reconciliation, Tally
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.breaks import StoredBreak
 from classfeed_dagster.warehouse.records import Break, BreakCause, BreakSeverity, Side
+from classfeed_dagster.wording import counted
 
 _SHOWN = 500
 _UNFOLDED = 5  # breaks of one cause that are listed before the others are folded
@@ -121,7 +122,7 @@ def _verdict(result: Reconciliation) -> str:
         look, word = "warning", "Nothing was compared"
     notes = [result.summary()]
     if result.moved_on:
-        notes.append(f"{result.moved_on} field(s) were updated in bigsite after a correct delivery")
+        notes.append(f"{counted(result.moved_on, 'field')} updated in bigsite after a correct delivery")
     if result.truncated:
         notes.append("there are more differences than are listed; the counts below are complete")
     return (

@@ -11,6 +11,7 @@ from decimal import Decimal
 
 from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.warehouse.records import Break, BreakCause, BreakKind, BreakSeverity, Side
+from classfeed_dagster.wording import counted
 
 _WORST_FIRST = {BreakSeverity.ERROR: 0, BreakSeverity.WARNING: 1, BreakSeverity.EVENT: 2}
 
@@ -127,9 +128,9 @@ class Reconciliation:
         if not self.rows and not self.breaks:
             return f"{of}: there was nothing to compare, so nothing is proven"
         if self.clean:
-            held_back = f"; {len(self.held_back)} portfolio(s) held back" if self.held_back else ""
+            held_back = f"; {counted(len(self.held_back), 'portfolio')} held back" if self.held_back else ""
             return f"{of}: {self.rows:,} rows agree with {self.side.value.replace('_', ' ')}{held_back}"
-        return f"{of}: {self.errors} error(s), {self.warnings} warning(s) in {self.rows:,} rows"
+        return f"{of}: {counted(self.errors, 'error')}, {counted(self.warnings, 'warning')} in {self.rows:,} rows"
 
     def markdown(self, limit: int = 20) -> str:
         """Return the most severe breaks, at most ``limit``, as a Markdown table for metadata and Slack."""

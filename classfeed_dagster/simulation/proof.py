@@ -124,11 +124,8 @@ def _balanced(world: World, books: Books, last: dt.date, complete: set[str]) -> 
     late = {key for key in {*at_cutoff, *at_end_of_day} if at_cutoff.get(key) != at_end_of_day.get(key)}
     loaded, stated = _sums(books, "loaded", complete), _sums(books, "stated", complete)
     apart = {key for key in {*loaded, *stated} if loaded.get(key) != stated.get(key)}
-    waiting = (
-        f"; {len(late)} holdings or accounts have rows recorded after the cut-off, sent with the next date"
-        if late
-        else ""
-    )
+    after = "holdings and balances with rows recorded after the cut-off, which are sent with the next date"
+    waiting = f"; {after}: {len(late)}" if late else ""
     return Proof(
         f"{len(complete)} portfolios' movements add up to their holdings and balances on {last}{waiting}", apart == late
     )

@@ -16,6 +16,7 @@ from decimal import Decimal, InvalidOperation
 from classfeed_dagster.source_contract.contract import load_contract
 from classfeed_dagster.source_contract.drift import Export, Exports
 from classfeed_dagster.source_contract.value_statistics import NO_CODE, ColumnStatistics, ValueStatistics
+from classfeed_dagster.wording import counted
 
 DATES = 10  # earlier business dates to compare with
 FEWEST_DATES = 3  # fewer give no basis
@@ -130,7 +131,7 @@ def _codes(
     earlier = {code for one in known for code in one.codes or {}}
     for code in sorted((now.codes or {}).keys() - earlier):
         label = "values that are not codes" if code == NO_CODE else code
-        observed = f"{label} in {(now.codes or {})[code]} row(s)"
+        observed = f"{label} in {counted((now.codes or {})[code], 'row')}"
         was = ", ".join(sorted(earlier)) or "none"
         yield ValueDrift(name, ValueAnomaly.NEW_CODE, was, observed, exports.get(name, ()), code in agreed)
 

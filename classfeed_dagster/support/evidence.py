@@ -25,6 +25,7 @@ from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.support.reruns import requests
 from classfeed_dagster.transmission.send import receipts, unsent
 from classfeed_dagster.warehouse.records import Side
+from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     from classfeed_dagster.feeds.feed import Feed
@@ -114,8 +115,8 @@ def _sent(runtime: Runtime, feed: Feed, day: dt.date) -> tuple[str, str | None]:
     if not feed.sends_on(day):
         return "read from the object store", None
     receipted, waiting = receipts(runtime.store, feed.name, day), unsent(runtime.store, feed.name, day)
-    gap = f"{len(waiting)} file(s) have no receipt of the destination" if waiting else None
-    return f"{len(receipted)} receipt(s)", gap
+    gap = f"{counted(len(waiting), 'file')} without a receipt of the destination" if waiting else None
+    return counted(len(receipted), "receipt"), gap
 
 
 def _acknowledged(runtime: Runtime, feed: Feed, day: dt.date) -> tuple[str, str | None]:
@@ -163,5 +164,6 @@ def _reconciled(
     if deliveries and summary.revision != deliveries[-1].revision:
         return f"revision {summary.revision}", f"revision {deliveries[-1].revision} is not reconciled with bigsite"
     if summary.errors:
-        return f"{summary.errors} error(s)", f"the reconciliation with bigsite has {summary.errors} error(s)"
-    return "agrees" if not summary.warnings else f"agrees, {summary.warnings} explained difference(s)", None
+        errors = counted(summary.errors, "error")
+        return errors, f"the reconciliation with bigsite has {errors}"
+    return "agrees" if not summary.warnings else f"agrees, {counted(summary.warnings, 'explained difference')}", None

@@ -20,6 +20,7 @@ from classfeed_dagster.tracing.trace import (
     Trace,
 )
 from classfeed_dagster.tracing.trace_cash import CashTrace
+from classfeed_dagster.wording import counted
 
 
 def transaction_page(trace: Trace, feed: str, numbers: Sequence[NumberRow] = (), ui: str | None = None) -> str:
@@ -68,7 +69,7 @@ def holding_page(trace: HoldingTrace, feed: str, numbers: Sequence[NumberRow] = 
         facts(
             [
                 ("end of day", f"bigsite.holding_eod, security_id = {trace.security_id}: {stated}"),
-                ("ledger", f"{len(rows)} row(s) to the date add up to {trace.ledger}"),
+                ("ledger", f"sum of {counted(len(rows), 'row')} to the date: {trace.ledger}"),
                 ("last close", f"bigsite.security_price: {price}"),
             ]
         ),
@@ -86,7 +87,7 @@ def cash_page(trace: CashTrace, feed: str, numbers: Sequence[NumberRow] = (), ui
     source = f"bigsite.cash_balance_eod, cash_account_id = {trace.cash_account_id}: {stated}"
     parts = [
         "<h2>Source rows</h2>",
-        facts([("end of day", source), ("ledger", f"{len(rows)} row(s) to the date add up to {trace.ledger}")]),
+        facts([("end of day", source), ("ledger", f"sum of {counted(len(rows), 'row')} to the date: {trace.ledger}")]),
         table("cash transactions behind the balance", ["date", "row", "amount", "recorded"], rows, numeric=(2,))
         if rows
         else "",

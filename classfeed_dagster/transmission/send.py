@@ -38,6 +38,7 @@ from classfeed_dagster.transmission.destination import (
     file_name,
 )
 from classfeed_dagster.transmission.encryption import EXTENSION
+from classfeed_dagster.wording import counted
 
 _CONSENT_SECONDS = 60.0  # after which consent is queried again while files are sent
 
@@ -47,7 +48,7 @@ class ConsentEndedError(StaleBuildError):
 
     def __init__(self, feed: str, numbers: Sequence[str]) -> None:
         super().__init__(
-            f"{feed}: consent ended for {len(numbers)} portfolio(s) of files that are delivered and not sent "
+            f"{feed}: consent ended for {counted(len(numbers), 'portfolio')} of files that are delivered and not sent "
             f"({', '.join(numbers[:20])}). These files are withheld, and a new revision without these portfolios is "
             "built"
         )

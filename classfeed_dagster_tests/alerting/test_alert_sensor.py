@@ -55,7 +55,7 @@ def test_late_feed_is_announced_once_and_recovers_in_its_thread(watched: Desk, s
     watched.two_customers()
     watched.bigsite.save()
     with watched.at("2026-03-03T06:59:00+11:00"):
-        assert watched.tick("alerts")[1] == "0 incident(s) opened, 0 revised, 0 recovered"
+        assert watched.tick("alerts")[1] == "0 incidents opened, 0 revised, 0 recovered"
     with watched.at("2026-03-03T07:01:00+11:00"):
         watched.tick("alerts")
         watched.tick("alerts")

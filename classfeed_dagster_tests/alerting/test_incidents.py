@@ -14,7 +14,6 @@ from classfeed_dagster.alerting.incidents import (
     WATCHDOG,
     Incident,
     NotificationError,
-    counted,
     duration,
     open_incidents,
     raise_incident,
@@ -26,6 +25,7 @@ from classfeed_dagster.alerting.pagerduty import PagerDuty, PagerDutyError, page
 from classfeed_dagster.alerting.slack import Links, blocks, messenger
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import InvalidKeyError, ObjectStore
+from classfeed_dagster.wording import counted
 from classfeed_dagster_tests.fixtures.sample_incidents import LINKS, PAGE, write
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard
 
@@ -126,9 +126,7 @@ def test_failed_notification_is_retried_and_does_not_block_others(
     local_store: ObjectStore, switchboard: Switchboard
 ) -> None:
     switchboard.fails = True
-    with pytest.raises(
-        NotificationError, match=r"3 notification\(s\).*late.2026-03-02 to PagerDuty \(PagerDutyError\)"
-    ):
+    with pytest.raises(NotificationError, match=r"3 notifications.*late.2026-03-02 to PagerDuty \(PagerDutyError\)"):
         say(local_store, switchboard, LATE, BREAK)
     switchboard.fails = False
     assert say(local_store, switchboard, LATE, BREAK, after=1) == (2, 0, 0)
@@ -195,7 +193,7 @@ def test_slow_slack_delays_no_page_and_no_evaluation(
     # Each of Slack's answers takes seven of an evaluation's fifteen seconds.
     monkeypatch.setattr(incidents, "monotonic", lambda: 7 * sum("/api/" in call for call in switchboard.calls))
     current = [LATE.model_copy(update={"key": f"late.{n}"}) for n in range(5)]
-    with pytest.raises(NotificationError, match=r"2 notification\(s\).*late.4 to Slack \(slow\)"):
+    with pytest.raises(NotificationError, match=r"2 notifications.*late.4 to Slack \(slow\)"):
         say(local_store, switchboard, *current)
     assert len(switchboard.pages) == 5
     assert switchboard.calls == ["/v2/enqueue"] * 5 + ["/api/chat.postMessage"] * 3

@@ -135,7 +135,7 @@ def test_trace_leads_from_a_holding_back_to_every_row(demo: Result, classfeed: C
     result = classfeed("trace", number, f"{exchange}:{code}", "--date", "2023-01-03")
     assert result.exit_code == 0, result.output
     assert f"{units} units" in result.output
-    assert f"add up to {units}" in result.output
+    assert f"to the date: {units}" in result.output
     for part in ("bigsite.holding_eod", "landing/", ".xml.gz", "InvestmentHolding"):
         assert part in result.output
 
@@ -264,7 +264,7 @@ def test_status_names_dates_after_the_newest_delivery(
     monkeypatch.setenv("CLASSFEED_NOW", "2023-01-09T01:00:00+11:00")
     get_settings.cache_clear()
     text = classfeed("status", "--feed", "class_super").output
-    assert "not delivered  2 later date(s) that are over: 2023-01-05 to 2023-01-06" in text
+    assert "not delivered  2 later dates, over by now: 2023-01-05 to 2023-01-06" in text
     (feed,) = json.loads(classfeed("status", "--feed", "class_super", "--json").stdout)["feeds"]
     assert feed["undelivered_since"] == "2023-01-05"
     assert "later date" not in classfeed("status", "--date", "2023-01-04").output

@@ -54,7 +54,7 @@ def test_shadow_deliveries_are_shown_as_such(classfeed: Command, store: ObjectSt
     assert "delivered (shadow)" in classfeed("status", "--feed", "class_trade").output
     verified = classfeed("verify", "--feed", "class_trade")
     assert verified.exit_code == 0
-    assert "1 page(s) read and checked, 1 of the manifests in the shadow" in verified.output
+    assert "1 page read and checked, 1 of the manifests in the shadow" in verified.output
     more = make.frames([make.account("SW00000001")], ROWS[:1])
     deliver(store, CLASS_TRADE, RecipientSchedule("CLASS", DAY), DAY, more, mode=FeedMode.LIVE)
     assert (

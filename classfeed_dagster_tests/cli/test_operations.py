@@ -70,7 +70,7 @@ def test_redrive_counts_what_it_moved(environment: pytest.MonkeyPatch, s3_endpoi
     client.send_message(QueueUrl=url, MessageBody="x")
     environment.setenv("CLASSFEED_SQS_ENDPOINT_URL", s3_endpoint)
     get_settings.cache_clear()
-    assert "1 event(s) returned to the queue" in runner.invoke(app, ["redrive"]).output
+    assert "1 event returned to the queue" in runner.invoke(app, ["redrive"]).output
 
 
 def test_redrive_without_queues_names_the_settings(environment: pytest.MonkeyPatch) -> None:

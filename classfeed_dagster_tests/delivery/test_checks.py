@@ -18,6 +18,7 @@ from classfeed_dagster.delivery.checks import (
     held_back_share,
 )
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.wording import counted
 from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     DAY1,
     DAY2,
@@ -61,9 +62,9 @@ def test_checks_pass_a_good_build(store: ObjectStore, day: Day) -> None:
     ]
     assert [(r.passed, r.offenders, r.total_offenders) for r in results] == [(True, (), 0)] * 3
     assert [r.summary for r in results] == [
-        f"{len(new_build.pages)} page(s) read back",
-        f"5 portfolio(s) in the bytes of {new_build.build_id}",
-        f"control totals of {len(new_build.pages)} page(s), 10 records",
+        f"{counted(len(new_build.pages), 'page')} read back",
+        f"5 portfolios in the bytes of {new_build.build_id}",
+        f"control totals of {counted(len(new_build.pages), 'page')}, 10 records",
     ]
 
 
@@ -193,7 +194,7 @@ def test_held_back_share_above_the_limit_fails(local_store: ObjectStore) -> None
     assert held_back_share(some, Decimal("0.4")).passed
     result = held_back_share(some, Decimal("0.39"))
     assert not result.passed
-    assert result.summary == "2 of 5 portfolio(s) break a rule, the limit is 0.39"
+    assert result.summary == "rules are broken by 2 of 5 portfolios, the limit is 0.39"
     assert [number for number, _ in result.offenders] == ["P1", "P2"]
     assert held_back_share(plan(local_store, Day(simple().date, {})), Decimal(0)).passed
 

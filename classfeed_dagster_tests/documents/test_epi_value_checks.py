@@ -209,7 +209,7 @@ def test_removed_account_is_checked_by_its_sent_fields() -> None:
 def test_row_of_an_unknown_portfolio_is_a_defect() -> None:
     assert only(findings(accounts=[], cash_accounts=[cash_account("P1")] * 2))[::2] == (
         "no_account",
-        "2 CashAccount record(s) of a portfolio that has no account or is REMOVED",
+        "CashAccount of a portfolio that has no account or is REMOVED (records: 2)",
     )
     assert only(findings(accounts=[removed("P1")], movement_transactions=[cash("P1")]))[0] == "no_account"
     assert only(findings(accounts=[account("P1")] * 2))[0] == "two_accounts"

@@ -84,7 +84,7 @@ def test_faults_of_an_export_are_an_error_each(undelivered: Scene) -> None:
     assert dropped_break.likeliest.cause is BreakCause.EXPORT_FAULT
     assert dropped_break.trace.source_row == "cash_transaction 102"
     assert extra.likeliest.cause is BreakCause.EXPORT_FAULT
-    assert "difference(s)" in extra.likeliest.evidence
+    assert "differences in the portfolio" in extra.likeliest.evidence
 
 
 def test_export_fault_is_corrected_by_a_reissue_of_the_portfolio(undelivered: Scene) -> None:

@@ -109,7 +109,7 @@ def test_portfolio_in_quarantine_is_one_event(undelivered: Scene) -> None:
     assert result.held_back == {"SW000006": "its units don't add up"}
     assert any(tally.excluded for tally in result.tallies)
     assert result.clean
-    assert result.summary().endswith("1 portfolio(s) held back")
+    assert result.summary().endswith("1 portfolio held back")
     undelivered.deliver(revision=1, only=frozenset({"SW000006"}))
     assert undelivered.reconcile().breaks == ()
 

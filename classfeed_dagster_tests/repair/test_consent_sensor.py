@@ -54,11 +54,11 @@ def test_consent_events_unreadable_alert_until_dead_letters_are_empty(desk: Desk
     with desk.at("2026-03-03T06:20:00+11:00"):
         requests, reason = desk.tick("consent_events")
         assert requests == []
-        assert reason == "7 event(s), 14 duplicate(s), 2 unreadable"
+        assert reason == "7 events, 14 duplicates, 2 unreadable"
         (incident,) = raised(desk.runtime.store)
         assert incident.what == "2 consent events could not be read"
         queues.client.purge_queue(QueueUrl=queues.dead_letters or "")
-        assert desk.tick("consent_events")[1] == "0 event(s), 0 duplicate(s), 0 unreadable"
+        assert desk.tick("consent_events")[1] == "0 events, 0 duplicates, 0 unreadable"
         assert raised(desk.runtime.store) == ()
 
 

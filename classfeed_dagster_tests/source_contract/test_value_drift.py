@@ -228,7 +228,7 @@ def test_value_drift_check_names_column_and_elements(bigsite: Bigsite, tmp_path:
     runtime.close()
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     table = str(check.metadata["anomalies"].value)
-    assert "SHORT in 2 row(s)" in table
+    assert "SHORT in 2 rows" in table
     assert "MovementTransaction/TransactionType" in table
 
 

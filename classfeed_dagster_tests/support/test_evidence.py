@@ -63,7 +63,7 @@ def test_evidence_reconciled_delivery_has_no_gap(delivered: Desk) -> None:
         ("jane", "approved 1 removals"),
         ("omar", "re-run accepted"),
     ]
-    assert (entry.reconciled, entry.gaps) == ("agrees, 2 explained difference(s)", ())
+    assert (entry.reconciled, entry.gaps) == ("agrees, 2 explained differences", ())
 
 
 def test_evidence_unproven_delivery_states_the_gap(delivered: Desk) -> None:
@@ -72,7 +72,7 @@ def test_evidence_unproven_delivery_states_the_gap(delivered: Desk) -> None:
 
     assert gaps() == ("no record of a reconciliation with bigsite",)
     reconcile(delivered, errors=3)
-    assert gaps() == ("the reconciliation with bigsite has 3 error(s)",)
+    assert gaps() == ("the reconciliation with bigsite has 3 errors",)
     reconcile(delivered, stopped="StoreError")
     assert gaps() == ("the reconciliation with bigsite ended without a verdict: StoreError",)
     reconcile(delivered, revision=1)
@@ -100,9 +100,9 @@ def test_evidence_command_prints_dates_people_and_gaps(delivered: Desk, monkeypa
     missing = CliRunner().invoke(cli.app, ["evidence", "--from", "2026-03-03", "--to", "2026-03-03"])
     get_settings.cache_clear()
     assert printed.exit_code == 0, printed.output
-    assert "proven  class_super: 1 date(s)" in printed.output
+    assert "proven  class_super: 1 date" in printed.output
     assert "omar" in printed.output
     assert document.exit_code == 3
     assert [entry["gaps"] for entry in json.loads(document.stdout)["dates"]] == [[], ["not delivered"]]
     assert "class_super has no business date from 2026-02-01" in str(none.exception)
-    assert "1 date(s) with gaps" in missing.output
+    assert "1 date with gaps" in missing.output

@@ -31,6 +31,7 @@ from classfeed_dagster.source_contract.schema_history import (
     schema_on,
 )
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.wording import counted
 
 _LOOK_BACK = dt.timedelta(days=7)  # older ledger rows were compared on an earlier day
 
@@ -134,7 +135,7 @@ def _result(check: str, differences: list[SchemaDifference], passed_text: str) -
         asset_key=SCHEMA_ASSET,
         passed=not (blocking or warnings),
         severity=dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN,
-        description=f"{blocking} blocking, {warnings} warning(s)" if blocking or warnings else passed_text,
+        description=f"{blocking} blocking, {counted(warnings, 'warning')}" if blocking or warnings else passed_text,
         metadata={
             "blocking": blocking,
             "warnings": warnings,

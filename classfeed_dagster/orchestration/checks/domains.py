@@ -13,6 +13,7 @@ from classfeed_dagster.orchestration.metadata_values import markdown_table, with
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
+from classfeed_dagster.wording import counted
 
 SHOWN = 20
 _SEVERITY = {RuleSeverity.QUARANTINE: dg.AssetCheckSeverity.ERROR, RuleSeverity.WARNING: dg.AssetCheckSeverity.WARN}
@@ -62,7 +63,7 @@ def _result(rule: DataRule, asset: dg.AssetKey, findings: pl.DataFrame, day: str
         asset_key=asset,
         passed=findings.is_empty(),
         severity=_SEVERITY[rule.severity],
-        description=f"{day}: {findings.height} finding(s)" if findings.height else f"{day}: no findings",
+        description=f"{day}: {counted(findings.height, 'finding')}" if findings.height else f"{day}: no findings",
         metadata=without_zeros(
             {
                 "business_date": day,

@@ -22,6 +22,7 @@ from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.parity.report import read_report, scorecard
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
+from classfeed_dagster.wording import counted
 
 _SHOWN = 20
 _LIVE_GATE = (
@@ -148,7 +149,7 @@ def _ledger_checks(feed_context: FeedContext) -> dg.AssetChecksDefinition:
             offenders = tuple(rows.select("portfolio_number", "detail").head(_SHOWN).rows())
             numbers = rows["portfolio_number"].n_unique()
             evaluation = CheckResult(
-                rule.name, rows.is_empty(), f"{numbers} portfolio(s) violate it", offenders, rows.height
+                rule.name, rows.is_empty(), f"violated by {counted(numbers, 'portfolio')}", offenders, rows.height
             )
             yield _result(asset, evaluation, day.isoformat(), {"portfolios": numbers, "late_rows": len(view.late)})
 
@@ -223,7 +224,8 @@ def _parity(feed_context: FeedContext) -> dg.AssetChecksDefinition:
             asset_key=asset,
             passed=report is not None and report.clean,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{day.isoformat()}: {dict(score.dates)[day]}; {score.clean_run} clean date(s) in a row",
+            description=f"{day.isoformat()}: {dict(score.dates)[day]}; "
+            f"{counted(score.clean_run, 'clean date')} in a row",
             metadata={
                 "business_date": day.isoformat(),
                 "clean_dates_in_a_row": score.clean_run,

@@ -19,6 +19,7 @@ from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.source_contract.drift import Exports
 from classfeed_dagster.source_contract.value_drift import DATES, value_drift
 from classfeed_dagster.source_contract.value_statistics import keep_statistics, statistics_before
+from classfeed_dagster.wording import counted
 
 VALUES_ASSET, VALUES_CHECK = "portfolio", "values_as_usual"
 HOLDERS_CHECK = "holders_treated_alike"
@@ -55,7 +56,9 @@ def values_check(exports: Callable[[], Exports], partitions: dg.PartitionsDefini
             asset_key=asset,
             passed=not jumps,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{day.isoformat()}: {len(jumps)} jump(s)" if jumps else f"{day.isoformat()}: as usual",
+            description=f"{day.isoformat()}: {counted(len(jumps), 'jump')}"
+            if jumps
+            else f"{day.isoformat()}: as usual",
             metadata=without_zeros(
                 {
                     "business_date": day.isoformat(),
@@ -103,7 +106,7 @@ def holders_check(partitions: dg.PartitionsDefinition[str]) -> dg.AssetChecksDef
             asset_key=asset,
             passed=uneven.is_empty(),
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{day.isoformat()}: {uneven.height} row(s) differ from the other holders'"
+            description=f"{day.isoformat()}: {counted(uneven.height, 'row')} unlike the other holders'"
             if uneven.height
             else f"{day.isoformat()}: all holders alike",
             metadata=without_zeros(

@@ -14,6 +14,7 @@ from classfeed_dagster.orchestration.metadata_values import object_link, without
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.warehouse.records import Side
+from classfeed_dagster.wording import counted
 
 
 def source_agrees_check(feed_context: FeedContext) -> dg.AssetChecksDefinition:
@@ -69,7 +70,8 @@ def _check(
             asset_key=feed_context.key(asset),
             passed=not wrong,
             severity=severity,
-            description=f"{day.isoformat()}: {summary.errors} error(s), {summary.warnings} warning(s)",
+            description=f"{day.isoformat()}: {counted(summary.errors, 'error')}, "
+            f"{counted(summary.warnings, 'warning')}",
             metadata=without_zeros(
                 {
                     "business_date": day.isoformat(),

@@ -23,6 +23,7 @@ from classfeed_dagster.repair.facts import gather
 from classfeed_dagster.repair.observations import Observations
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.heartbeats import record
+from classfeed_dagster.wording import counted
 
 ExpectedChecks = Mapping[str, Collection[alerts.CheckKey]]
 
@@ -71,7 +72,7 @@ def alert_sensor(
             store, [*current, *raised(store)], (messenger(settings), pager(settings)), now
         )
         record(store, "alerts", now)
-        return dg.SkipReason(f"{opened} incident(s) opened, {revised} revised, {recovered} recovered")
+        return dg.SkipReason(f"{counted(opened, 'incident')} opened, {revised} revised, {recovered} recovered")
 
     return alert
 

@@ -9,6 +9,7 @@ from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.step_context import current_time
 from classfeed_dagster.repair import consent_events
 from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.wording import counted
 
 
 def consent_sensor(status: DefaultStatus) -> dg.SensorDefinition:
@@ -34,6 +35,8 @@ def consent_sensor(status: DefaultStatus) -> dg.SensorDefinition:
             raise_incident(runtime.store, incident)
         else:
             settle_incident(runtime.store, incident.key)
-        return dg.SkipReason(f"{len(batch.events)} event(s), {batch.duplicates} duplicate(s), {batch.dead} unreadable")
+        return dg.SkipReason(
+            f"{counted(len(batch.events), 'event')}, {counted(batch.duplicates, 'duplicate')}, {batch.dead} unreadable"
+        )
 
     return consent

@@ -23,6 +23,7 @@ from classfeed_dagster.tags import (
     executed_again,
     feed_job_name,
 )
+from classfeed_dagster.wording import counted
 
 _OWNER = "@owner"  # position of the owner's numbers in the cursor, which no feed's name equals
 
@@ -91,6 +92,6 @@ def measuring_sensor(feeds: Sequence[Feed], status: DefaultStatus) -> dg.SensorD
         _emit_owner(runtime, env, positions)
         context.update_cursor(" ".join(f"{name}={position}" for name, position in sorted(positions.items())))
         record(runtime.store, "measures", now)
-        return dg.SkipReason(f"metrics of {len(feeds)} feed(s) written")
+        return dg.SkipReason(f"metrics of {counted(len(feeds), 'feed')} written")
 
     return measures

@@ -9,6 +9,7 @@ from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.tags import CODE_VERSION_TAG, CORRELATION_TAG, FEED_TAG, PARTITION_TAG
 from classfeed_dagster.telemetry import Span, send_spans, span_id, trace_id
+from classfeed_dagster.wording import counted
 
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 # A run is read once its changes have settled, so that none is stored behind the cursor.
@@ -41,7 +42,7 @@ def tracing_sensors(settings: Settings, status: DefaultStatus) -> list[dg.Sensor
         send_spans([span for record in records for span in spans_of(context.instance, record)])
         reached = records[-1].update_timestamp if len(records) == _RUNS else until
         context.update_cursor(reached.replace(tzinfo=dt.UTC).isoformat())
-        return dg.SkipReason(f"{len(records)} run(s) sent")
+        return dg.SkipReason(f"{counted(len(records), 'run')} sent")
 
     return [traces]
 
