@@ -334,7 +334,8 @@ class S3Store:
         for page in pages:
             _METER.count()
             for entry in page.get("Contents", ()):  # S3 lists in order of UTF-8 bytes, which is by code point
-                yield entry["Key"].removeprefix(self.prefix)
+                if not entry["Key"].endswith("/"):  # AWS's console stores an empty object for a folder
+                    yield entry["Key"].removeprefix(self.prefix)
 
     def has_any(self, prefix: str) -> bool:
         """Return True if an object's key begins with ``prefix``: one request."""

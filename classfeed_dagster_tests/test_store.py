@@ -302,6 +302,13 @@ def test_missing_bucket_is_not_a_missing_object(s3_store: S3Store, each_s3_endpo
         S3Store("no-such-bucket-anywhere", endpoint_url=each_s3_endpoint).read("a")
 
 
+@pytest.mark.parametrize("folder", ["", "chain/x/"])
+def test_folder_made_in_the_console_is_no_object(moto_store: S3Store, folder: str) -> None:
+    moto_store._client.put_object(Bucket=moto_store.bucket, Key=f"feed/{folder}", Body=b"")
+    moto_store.create("chain/x/1.json", b"{}")
+    assert list(moto_store.list(folder)) == ["chain/x/1.json"]
+
+
 def test_bucket_without_a_prefix_is_a_store(s3_store: S3Store, each_s3_endpoint: str) -> None:
     whole = open_store(f"s3://{s3_store.bucket}", s3_endpoint_url=each_s3_endpoint)
     whole.create("a", b"")
