@@ -1,25 +1,28 @@
 """The inbox ``acknowledgements/<feed>/``: each message is read once, matched with its delivered file and kept.
 
 Nothing is lost: the content of every message is kept under ``acknowledged-content/``, and one that cannot be read or
-matched is a dead letter with its reason. The inbox itself is only read. Messages with equal content are one message.
+matched is a dead letter with its reason. Names and content are the recipient's: no message stops the reading of the
+others. The inbox itself is only read. Messages with equal content are one message.
 The recipient's explanations may hold personal data: they are in the content alone, which records refer to by hash.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from pydantic import AwareDatetime, NonNegativeInt
+from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from classfeed_dagster.acknowledgements.mapping import Answer, AnswerMapping, FileState, RecordState, UnknownAnswerError
 from classfeed_dagster.bigsite.ledger_tables import LETTERS
 from classfeed_dagster.delivery.manifest import Manifest, Page, Sha256
-from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, create_record, from_json, sha256
+from classfeed_dagster.store import InvalidKeyError, ObjectStore, check_key
+from classfeed_dagster.stored_records import StoredRecord, create_record, file_facts, from_json, sha256
 from classfeed_dagster.transmission.send import live_deliveries
 from classfeed_dagster.warehouse.records import (
     Break,
@@ -33,6 +36,7 @@ from classfeed_dagster.warehouse.records import (
 
 _MESSAGE_ID = re.compile(r"(?P<feed>[a-z][a-z0-9_]*)-(?P<day>[0-9]{8})-r(?P<revision>[0-9]+)-p[0-9]+\Z")
 _DEAD = "dead-letters"
+_MAX_BYTES = 64 << 20  # of a message: an answer about each of 200,000 records has half of it
 
 
 class RecordAcknowledgement(StoredRecord):
@@ -53,7 +57,7 @@ class Acknowledgement(StoredRecord):
     revision: NonNegativeInt
     message_id: str
     state: FileState
-    reason: str | None = None
+    reason: str | None = Field(default=None, description="in records of earlier releases: see the content")
     records: tuple[RecordAcknowledgement, ...] = ()
     inbox_key: str
     sha256: Sha256
@@ -125,32 +129,38 @@ def kept_answers(store: ObjectStore, feed: str) -> frozenset[tuple[dt.date, str]
 
 
 def read_inbox(store: ObjectStore, feed: str, mapping: AnswerMapping, at: dt.datetime) -> InboxResult:
-    """Read the inbox's new messages and keep each as an acknowledgement or a dead letter. Safe to repeat."""
-    known = {key.rpartition("-")[2].removesuffix(".json") for key in store.list(_kept_prefix(feed))}
+    """Read the inbox's new messages and keep each as an acknowledgement or a dead letter. Safe to repeat.
+
+    Dead letters are read again: the declaration may have been corrected since.
+    """
+    known = {digest for _, digest in kept_answers(store, feed)}
     new: list[Acknowledgement] = []
     dead: list[DeadLetter] = []
     for key in inbox_keys(store, feed):
-        content = store.read(key)
-        digest = sha256(content)
-        if digest in known:
-            continue
-        known.add(digest)
-        store.create(f"acknowledged-content/{feed}/{digest}", content)
-        try:
-            answer = mapping.read(content)
-            manifest = _manifest_of(store, feed, answer)
-        except UnknownAnswerError as error:
-            letter = DeadLetter(feed=feed, inbox_key=key, sha256=digest, reason=str(error), read_at=at)
-            create_record(store, f"{_kept_prefix(feed)}{_DEAD}/letter-{digest}.json", letter)
-            dead.append(letter)
-            continue
+        with _message(store, key) as path:
+            size, digest = (0, sha256(_printable(key).encode())) if path is None else file_facts(path)
+            if digest in known:
+                continue
+            known.add(digest)
+            try:
+                if path is None:
+                    raise UnknownAnswerError("its name has other characters than letters, digits and . _ = : -")
+                store.create(f"acknowledged-content/{feed}/{digest}", path)
+                if size > _MAX_BYTES:
+                    raise UnknownAnswerError(f"it has {size} bytes; at most {_MAX_BYTES} are read")
+                answer = mapping.read(path.read_bytes())
+                manifest = _manifest_of(store, feed, answer)
+            except UnknownAnswerError as error:
+                letter = DeadLetter(feed=feed, inbox_key=_printable(key), sha256=digest, reason=str(error), read_at=at)
+                if create_record(store, f"{_kept_prefix(feed)}{_DEAD}/letter-{digest}.json", letter):
+                    dead.append(letter)
+                continue
         record = Acknowledgement(
             feed=feed,
             business_date=manifest.business_date,
             revision=manifest.revision,
             message_id=answer.message_id,
             state=answer.state,
-            reason=answer.reason,
             records=tuple(
                 RecordAcknowledgement(
                     portfolio_number=one.portfolio_number,
@@ -167,6 +177,22 @@ def read_inbox(store: ObjectStore, feed: str, mapping: AnswerMapping, at: dt.dat
         create_record(store, f"{_kept_prefix(feed, record.business_date)}{answer.message_id}-{digest}.json", record)
         new.append(record)
     return InboxResult(tuple(new), tuple(dead))
+
+
+@contextlib.contextmanager
+def _message(store: ObjectStore, key: str) -> Iterator[Path | None]:
+    # None for a name that is no key of ours: the recipient chose it.
+    try:
+        check_key(key)
+    except InvalidKeyError:
+        yield None
+        return
+    with store.local_file(key) as path:
+        yield path
+
+
+def _printable(key: str) -> str:
+    return key.encode("ascii", "backslashreplace").decode()
 
 
 def _manifest_of(store: ObjectStore, feed: str, answer: Answer) -> Manifest:
@@ -194,9 +220,11 @@ def acknowledgements(store: ObjectStore, feed: str, day: dt.date) -> tuple[Ackno
 
 
 def dead_letters(store: ObjectStore, feed: str) -> tuple[DeadLetter, ...]:
-    """Return the feed's dead letters."""
+    """Return the feed's dead letters without those that a later reading could read."""
     keys = store.list(f"{_kept_prefix(feed)}{_DEAD}/letter-")
-    return tuple(from_json(DeadLetter, store.read(key), store.location(key)) for key in keys)
+    read = {digest for _, digest in kept_answers(store, feed)}
+    letters = (from_json(DeadLetter, store.read(key), store.location(key)) for key in keys)
+    return tuple(letter for letter in letters if letter.sha256 not in read)
 
 
 def file_answers(store: ObjectStore, feed: str, day: dt.date) -> tuple[FileAnswers, ...]:

@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 from classfeed_dagster.errors import ConfigurationError, DataError
 
+_MAX_IDENTIFIER = 200  # characters of a code or TransactionId, which people and the warehouse get to see
+
 
 class FileState(enum.StrEnum):
     """State of a file at the recipient. Of several answers, the last in this order counts."""
@@ -106,12 +108,12 @@ class AnswerMapping:
         try:
             head, rows = self._json(content) if self.form == "json" else self._csv(content)
             return Answer(
-                str(head[self.message_id]),
+                _text(head[self.message_id]),
                 self.states[str(head[self.state])],
-                head.get(self.reason) or None,
+                _text(head[self.reason]) if head.get(self.reason) else None,
                 tuple(self._record(row) for row in rows),
             )
-        except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
             # The error's text may contain a customer's value.
             raise UnknownAnswerError(f"not of the declared {self.form} form ({type(error).__name__})") from None
 
@@ -131,11 +133,11 @@ class AnswerMapping:
 
     def _record(self, row: Mapping[str, Any]) -> RecordAnswer:
         return RecordAnswer(
-            str(row[self.portfolio]),
-            str(row[self.transaction]) if row.get(self.transaction) else None,
+            _text(row[self.portfolio]),
+            _identifier(row[self.transaction]) if row.get(self.transaction) else None,
             self.record_states[str(row[self.record_state])],
-            str(row[self.code]) if row.get(self.code) else None,
-            str(row[self.words]) if row.get(self.words) else None,
+            _identifier(row[self.code]) if row.get(self.code) else None,
+            _text(row[self.words]) if row.get(self.words) else None,
         )
 
     def message(self, answer: Answer) -> bytes:
@@ -164,3 +166,19 @@ class AnswerMapping:
         writer.writeheader()
         writer.writerows({**row, **head} for row in rows or [empty])
         yield text.getvalue()
+
+
+def _text(value: object) -> str:
+    # ValueError for a nested value and for one that UTF-8 cannot hold: half of a character in JSON.
+    if isinstance(value, dict | list):
+        raise ValueError("nested")
+    text = str(value)
+    text.encode()
+    return text
+
+
+def _identifier(value: object) -> str:
+    text = _text(value)
+    if len(text) > _MAX_IDENTIFIER or not text.isprintable():
+        raise ValueError("no identifier")
+    return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.orchestration.run_history import run_reader
 from classfeed_dagster.repair.facts import gather
 from classfeed_dagster.simulation.recipient_answers import AnswerFault, put_answers, rejection
+from classfeed_dagster.store import LocalStore
 from classfeed_dagster.support.customer import customer_history
 from classfeed_dagster.tags import CLOCK_TAG
 from classfeed_dagster.tracing.trace import trace
@@ -190,3 +192,44 @@ def test_answer_about_another_file_is_a_dead_letter(delivered: Desk, message_id:
     result = read_inbox(store, "answering", MAPPING, MORNING)
     assert [letter.reason for letter in result.dead_letters] == [
         reason, "it answers about a portfolio that is not in the file"]  # fmt: skip
+
+
+def test_dead_letter_is_read_once_the_declaration_is_corrected(delivered: Desk) -> None:
+    desk, store = delivered, delivered.runtime.store
+    manifest = desk.manifest(MONDAY.isoformat(), feed="answering")
+    put_answers(store, manifest, manifest.pages[0], MAPPING)
+    before = AnswerMapping(states={"OK": FileState.LOADED})
+    assert len(read_inbox(store, "answering", before, MORNING).dead_letters) == 1
+    assert read_inbox(store, "answering", before, MORNING).dead_letters == ()
+    assert incident_counts(desk) == {"unreadable-answers.answering": {"messages": 1}}
+    assert len(read_inbox(store, "answering", MAPPING, MORNING).acknowledgements) == 1
+    assert incident_counts(desk) == {}
+
+
+HEAD = {"message_id": "answering-20260302-r0-p1", "state": "loaded"}
+RECORD = {"portfolio_number": "SW00000001", "state": "rejected"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a b.json", b"{}"),
+        ("a.json", b"[" * 200_000),
+        ("a.json", b" " * (64 << 20) + b"{}"),
+        ("a.json", json.dumps({**HEAD, "reason": {"text": "x"}}).encode()),
+        ("a.json", json.dumps({**HEAD, "reason": "\ud800"}).encode()),
+        ("a.json", json.dumps({**HEAD, "records": [{**RECORD, "code": "\ud800"}]}).encode()),
+        ("a.json", json.dumps({**HEAD, "records": [{**RECORD, "code": "x" * 201}]}).encode()),
+        ("a.json", json.dumps({**HEAD, "records": [{**RECORD, "transaction_id": "T1\x1b[2J"}]}).encode()),
+    ],
+)
+def test_hostile_message_is_a_dead_letter_and_stops_no_other(delivered: Desk, name: str, content: bytes) -> None:
+    store = delivered.runtime.store
+    assert isinstance(store, LocalStore)
+    inbox = store.root / "acknowledgements" / "answering"
+    inbox.mkdir(parents=True)
+    (inbox / name).write_bytes(content)
+    (inbox / "z.json").write_text(json.dumps({**HEAD, "reason": 5}))
+    result = read_inbox(store, "answering", MAPPING, MORNING)
+    assert (len(result.acknowledgements), len(result.dead_letters)) == (1, 1)
+    assert len(delivered.tick("answering_acknowledgements")[0]) == 1

@@ -34,7 +34,7 @@ def acknowledgement_sensor(feed_context: FeedContext, status: DefaultStatus) -> 
         keys = inbox_keys(runtime.store, name)
         if not keys:
             return dg.SensorResult(skip_reason=f"the inbox of {name} is empty")
-        state = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
+        state = hashlib.sha256("\n".join(keys).encode(errors="backslashreplace")).hexdigest()[:16]
         now = utc_now(runtime.settings.now)
         attempts = context.instance.get_run_records(
             dg.RunsFilter(job_name=job, tags={INBOX_TAG: state}), ascending=True
