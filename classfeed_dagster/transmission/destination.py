@@ -231,10 +231,12 @@ class HttpsUpload(Destination):
                 try:
                     with file.path.open("rb") as body:
                         length = {"Content-Length": str(file.size)}
-                        answer = pool.request("PUT", target, body=body, headers=about | length)
+                        # The body of the answer may be endless, and states nothing that counts.
+                        answer = pool.request("PUT", target, body=body, headers=about | length, preload_content=False)
+                        (answer.drain_conn if answer.length_remaining == 0 else answer.close)()
                 except urllib3.exceptions.HTTPError as error:
                     raise NotSentError(f"{target} is unreachable ({type(error).__name__})") from None
-                return self._judged(answer.status, answer.headers.get("Content-Digest"), digest, target)
+                return self._judged(answer.status, _stated(answer.headers.get("Content-Digest")), digest, target)
 
             yield send
 
@@ -250,6 +252,12 @@ class HttpsUpload(Destination):
         if status in (408, 425, 429) or status >= 500:
             raise NotSentError(f"{target} answered HTTP {status}")
         raise DestinationRefusedError(f"{target} refused: HTTP {status}. Ask the recipient, or check the credential")
+
+
+def _stated(header: str | None) -> str | None:
+    # A header may have digests by several algorithms.
+    member = re.search(r"(?:\A|,)\s*(sha-256=:[^:]*:)", header or "")
+    return member and member[1]
 
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")

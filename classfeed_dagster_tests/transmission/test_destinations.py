@@ -30,7 +30,7 @@ from classfeed_dagster.transmission.destination import (
     file_name,
 )
 from classfeed_dagster_tests.fixtures.s3_servers import S3_SERVERS, create_bucket
-from classfeed_dagster_tests.fixtures.upload_server import Upload
+from classfeed_dagster_tests.fixtures.upload_server import EndlessAnswer, Upload, serving
 
 asyncssh = pytest.importorskip("asyncssh", reason="the sftp extra is not installed")
 
@@ -276,6 +276,19 @@ def test_https_answers_are_transient_or_refusals(
     Upload.status, Upload.stated = status, stated
     with HttpsUpload(endpoint).connect({}) as send, pytest.raises(error):
         send(outgoing)
+
+
+def test_https_answer_is_not_read_to_its_end(outgoing: OutgoingFile) -> None:
+    with serving(EndlessAnswer) as url, HttpsUpload(url).connect({}) as send:
+        assert send(outgoing) == "HTTP 201"
+
+
+def test_https_digest_may_be_one_of_several(endpoint: str, outgoing: OutgoingFile) -> None:
+    Upload.stated = f"sha-512=:AAAA:, sha-256=:{outgoing.digest}:"
+    with HttpsUpload(endpoint).connect({}) as send:
+        assert send(outgoing) == "HTTP 201"
+        Upload.files[f"/in/{outgoing.name}"][1]["Content-Digest"] = Upload.stated
+        assert send(outgoing) == "already there: HTTP 409"
 
 
 def test_https_without_a_server_is_transient(outgoing: OutgoingFile) -> None:
