@@ -1,7 +1,9 @@
 """Destinations of delivered files: the object store itself, another account's bucket, SFTP, HTTPS.
 
 A destination is declared with its feed. It names its credential, whose value is in the settings. Every kind sends
-idempotently. An existing file with the same bytes is not sent again, and one with other bytes is never replaced.
+idempotently. An existing file with the same bytes is not sent again, and one with other bytes is never replaced. If the
+recipient removed a file before its receipt was stored, for example because the process died, the next attempt sends it
+again: with the same name and bytes, by which the recipient recognizes it.
 """
 
 from __future__ import annotations
@@ -110,7 +112,7 @@ class OtherBucket(Destination):
     Attributes:
         bucket: its name
         prefix: beginning of the keys, ending in ``/``, or empty
-        role_arn: role that may put objects; None: the process's own
+        role_arn: role that may put and read objects; None: the process's own
         kms_key: ARN of the key that encrypts the objects; None: the bucket's default
         first_date: first business date that is sent; None: all
         endpoint_url: another S3 endpoint, for tests

@@ -1,7 +1,7 @@
 """Sending of a delivered business date to the feed's destination, in order, with a receipt for each file.
 
 A receipt is created after the destination has the file. It counts: a file with a receipt is not sent again. An attempt
-that ends between sending and its receipt repeats the file, which the destination recognizes.
+that ends between sending and its receipt repeats the file, which the destination recognizes while it has it.
 
 A file with data of a portfolio whose consent ended is withheld: it is never sent (docs/adr/0020).
 """

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ class Sftp(Destination):
         credential: name of the private key, in OpenSSH's form
         port: TCP port
         first_date: first business date that is sent; None: all
-        seconds: limit of connecting and login
+        seconds: limit of connecting, of login, and of each 256 KiB afterwards
         encrypts_to: the recipient's key; None: files are sent as delivered
     """
 
@@ -75,43 +75,58 @@ class Sftp(Destination):
         import asyncssh
 
         try:
-            async with self._session(key) as sftp:
-                return await self._upload(sftp, file)
+            async with self._session(key) as (sftp, progress):
+                return await self._upload(sftp, file, progress)
         except asyncssh.HostKeyNotVerifiable:
             raise DestinationRefusedError(
                 f"{self.location} has another host key than the pinned one: ask the recipient before you change it"
             ) from None
-        except (asyncssh.PermissionDenied, asyncssh.KeyImportError, asyncssh.SFTPPermissionDenied) as error:
+        except asyncssh.KeyImportError:
+            raise DestinationRefusedError(
+                f"The pinned host key of {self.location} or the credential {self.credential!r} is unreadable: a "
+                "credential is a private key in OpenSSH's form without a passphrase"
+            ) from None
+        except (asyncssh.PermissionDenied, asyncssh.SFTPPermissionDenied) as error:
             raise DestinationRefusedError(
                 f"{self.location} refused the login or the folder ({type(error).__name__})"
             ) from None
+        except asyncssh.SFTPNoSuchFile:
+            raise NotSentError(f"{self.location} does not exist, or the file vanished from it") from None
+        except (asyncssh.SFTPFailure, asyncssh.SFTPNoSpaceOnFilesystem, asyncssh.SFTPQuotaExceeded) as error:
+            raise NotSentError(
+                f"{self.location} did not store the file ({type(error).__name__}): its disk or quota may be full"
+            ) from None
         except (OSError, asyncssh.Error, TimeoutError) as error:
-            raise NotSentError(f"{self.location} is unreachable or failed ({type(error).__name__})") from None
+            raise NotSentError(f"{self.location} is unreachable or stalled ({type(error).__name__})") from None
 
     @contextlib.asynccontextmanager
-    async def _session(self, key: str) -> AsyncIterator[asyncssh.SFTPClient]:
+    async def _session(self, key: str) -> AsyncIterator[tuple[asyncssh.SFTPClient, Callable[[], None]]]:
         import asyncssh
 
         pinned = asyncssh.import_public_key(self.host_key)
-        async with (
-            asyncssh.connect(
-                self.host, self.port, username=self.username, client_keys=[asyncssh.import_private_key(key)],
-                known_hosts=([pinned], [], []), connect_timeout=self.seconds, login_timeout=self.seconds, config=None,
-                agent_path=None,
-            ) as connection,
-            connection.start_sftp_client() as sftp,
-        ):  # fmt: skip
-            yield sftp
+        connection = await asyncssh.connect(
+            self.host, self.port, username=self.username, client_keys=[asyncssh.import_private_key(key)],
+            known_hosts=([pinned], [], []), connect_timeout=self.seconds, login_timeout=self.seconds, config=None,
+            agent_path=None,
+        )  # fmt: skip
+        with _aborted_without_progress(connection, self.seconds) as progress:
+            async with connection, connection.start_sftp_client() as sftp:
+                yield sftp, progress
 
-    async def _upload(self, sftp: asyncssh.SFTPClient, file: OutgoingFile) -> str:
+    async def _upload(self, sftp: asyncssh.SFTPClient, file: OutgoingFile, progress: Callable[[], None]) -> str:
+        import asyncssh
+
         final, part = f"{self.folder}/{file.name}", f"{self.folder}/.{file.name}.part"
-        if await sftp.exists(final):
-            if await _digest(sftp, final) != file.sha256:
-                raise DestinationConflictError(f"{self.location}{file.name}")
-            return "already there"
         begun = (await sftp.stat(part)).size or 0 if await sftp.exists(part) else 0
+        if await sftp.exists(final):
+            if await _digest(sftp, final, progress) != file.sha256:
+                raise DestinationConflictError(f"{self.location}{file.name}")
+            if begun:  # by another sender at the same time
+                await sftp.remove(part)
+            return "already there"
         start = begun if begun <= file.size else 0
-        async with sftp.open(part, "r+b" if begun else "wb") as remote:
+        # Never truncated on opening: another sender may have finished the same bytes since.
+        async with sftp.open(part, asyncssh.FXF_WRITE | asyncssh.FXF_CREAT, encoding=None) as remote:
             if start != begun:
                 await remote.truncate(0)
             with file.path.open("rb") as local:
@@ -119,17 +134,36 @@ class Sftp(Destination):
                 at = start
                 while block := local.read(_BLOCK):
                     await remote.write(block, at)
+                    progress()
                     at += len(block)
-        if await _digest(sftp, part) != file.sha256:
+        if await _digest(sftp, part, progress) != file.sha256:
             await sftp.remove(part)
             raise NotSentError(f"{self.location}{file.name} read back differs from what was sent: it is sent anew")
         await sftp.rename(part, final)
         return f"renamed after {file.size - start} bytes" + (f", resumed at {start}" if start else "")
 
 
-async def _digest(sftp: asyncssh.SFTPClient, path: str) -> str:
+@contextlib.contextmanager
+def _aborted_without_progress(connection: asyncssh.SSHClientConnection, seconds: float) -> Iterator[Callable[[], None]]:
+    # Yields the function to call on progress. An aborted connection ends what waits for it, with an error.
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(seconds, connection.abort)
+
+    def progress() -> None:
+        nonlocal timer
+        timer.cancel()
+        timer = loop.call_later(seconds, connection.abort)
+
+    try:
+        yield progress
+    finally:
+        timer.cancel()
+
+
+async def _digest(sftp: asyncssh.SFTPClient, path: str, progress: Callable[[], None]) -> str:
     digest = hashlib.sha256()
     async with sftp.open(path, "rb") as remote:
         while block := await remote.read(_BLOCK):
+            progress()
             digest.update(block if isinstance(block, bytes) else block.encode())
     return digest.hexdigest()

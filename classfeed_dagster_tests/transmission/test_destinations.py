@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def outgoing(tmp_path: Path) -> OutgoingFile:
 class Victim:
     """Process that the server kills, once."""
 
-    at: str = ""  # moment: upload, written, renamed
+    at: str = ""  # moment: upload, written, renamed; or the operation at which the server stalls
     process: int = 0
 
     def dies(self, moment: str) -> bool:
@@ -76,11 +77,64 @@ class KillingServer(SFTPServer):
             self.victim.dies("upload")
         return super().write(file_obj, offset, data)
 
-    def rename(self, oldpath: bytes, newpath: bytes) -> None:
+    async def rename(self, oldpath: bytes, newpath: bytes) -> None:
         if self.victim.dies("written"):
             raise asyncssh.SFTPFailure("the client has gone before it asked")
         super().rename(oldpath, newpath)
         self.victim.dies("renamed")
+
+
+class StallingServer(KillingServer):
+    """SFTP server that stops answering at an operation, while its connection stays open."""
+
+    async def write(self, file_obj: Any, offset: int, data: bytes) -> int:
+        await self.stall("write")
+        return int(super().write(file_obj, offset, data))
+
+    async def close(self, file_obj: Any) -> None:
+        await self.stall("close")
+        super().close(file_obj)
+
+    async def rename(self, oldpath: bytes, newpath: bytes) -> None:
+        await self.stall("rename")
+        await super().rename(oldpath, newpath)
+
+    async def stall(self, operation: str) -> None:
+        while self.victim.at == operation:
+            await asyncio.sleep(0.01)
+
+
+class Meeting:
+    """Moments at which two senders of one file wait for each other, and the bytes that the recipient saw first."""
+
+    def __init__(self) -> None:
+        self.senders, self.arrived = 0, b""
+        self.both, self.renaming, self.second = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+
+class MeetingServer(KillingServer):
+    """SFTP server at which two senders find no file, and the second opens its part just before the first's rename."""
+
+    meeting: Meeting
+
+    async def open(self, path: bytes, pflags: int, attrs: Any) -> Any:
+        if not pflags & asyncssh.FXF_WRITE:
+            return super().open(path, pflags, attrs)
+        self.meeting.senders += 1
+        if self.meeting.senders == 1:
+            await self.meeting.both.wait()
+            return super().open(path, pflags, attrs)
+        self.meeting.both.set()
+        await self.meeting.renaming.wait()
+        opened = super().open(path, pflags, attrs)
+        self.meeting.second.set()
+        return opened
+
+    async def rename(self, oldpath: bytes, newpath: bytes) -> None:
+        self.meeting.renaming.set()
+        await self.meeting.second.wait()
+        await super().rename(oldpath, newpath)
+        self.meeting.arrived = Path(self.map_path(newpath).decode()).read_bytes()
 
 
 UPLOAD = """
@@ -99,8 +153,8 @@ with Sftp(**given["destination"]).connect({"key": SecretStr(given["key"])}) as s
 class SshServer:
     """An SSH server in a thread, whose only login is by one key; its root is a folder."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.port = root, 0
+    def __init__(self, root: Path, kind: type[KillingServer] = KillingServer) -> None:
+        self.root, self.port, self.kind = root, 0, kind
         self.victim = Victim()
         self.connections: list[Any] = []
         self.host_key, self.client_key = (
@@ -118,7 +172,7 @@ class SshServer:
         authorized = asyncssh.import_authorized_keys(self.client_key.export_public_key().decode())
         server = self._loop.run_until_complete(
             asyncssh.listen("127.0.0.1", 0, server_host_keys=[self.host_key], authorized_client_keys=authorized, acceptor=self.connections.append,
-                            sftp_factory=lambda channel: KillingServer(channel, self.root, self.victim))
+                            sftp_factory=lambda channel: self.kind(channel, self.root, self.victim))
         )  # fmt: skip
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
@@ -154,12 +208,18 @@ class SshServer:
         return {"key": SecretStr(self.client_key.export_private_key().decode())}
 
 
-@pytest.fixture
-def ssh(tmp_path: Path) -> Iterator[SshServer]:
+@contextlib.contextmanager
+def running(tmp_path: Path, kind: type[KillingServer] = KillingServer) -> Iterator[SshServer]:
     (tmp_path / "root" / "in").mkdir(parents=True)
-    server = SshServer(tmp_path / "root")
+    server = SshServer(tmp_path / "root", kind)
     yield server
     server.stop()
+
+
+@pytest.fixture
+def ssh(tmp_path: Path) -> Iterator[SshServer]:
+    with running(tmp_path) as server:
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -226,6 +286,51 @@ def test_sftp_refuses_another_host_key_and_a_foreign_login(ssh: SshServer, outgo
     with ssh.destination(port=1).connect(ssh.credentials) as send, pytest.raises(NotSentError, match="unreachable"):
         send(outgoing)
     assert list((ssh.root / "in").iterdir()) == []
+
+
+@pytest.mark.parametrize("operation", ["write", "close", "rename"])
+def test_sftp_server_that_stalls_is_left_and_sent_to_later(
+    tmp_path: Path, outgoing: OutgoingFile, operation: str
+) -> None:
+    with running(tmp_path, StallingServer) as server:
+        server.victim.at = operation
+        with server.destination(seconds=1.0).connect(server.credentials) as send, pytest.raises(NotSentError):
+            send(outgoing)
+        server.victim.at = ""
+        with server.destination().connect(server.credentials) as send:
+            with contextlib.suppress(NotSentError):  # the server may rename the file after all
+                send(outgoing)
+            assert send(outgoing) == "already there"
+        assert [path.name for path in (server.root / "in").iterdir()] == [outgoing.name]
+
+
+def test_two_sftp_senders_at_once_never_show_a_part_of_the_file(tmp_path: Path, outgoing: OutgoingFile) -> None:
+    MeetingServer.meeting = Meeting()
+    with (
+        running(tmp_path, MeetingServer) as server,
+        server.destination().connect(server.credentials) as send,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        answers = [pool.submit(send, outgoing) for _ in range(2)]
+        first, second = (answer.exception(60) for answer in answers)
+        assert {type(first), type(second)} == {type(None), NotSentError}
+        assert MeetingServer.meeting.arrived == outgoing.path.read_bytes()
+        assert send(outgoing) == "already there"
+        assert [path.name for path in (server.root / "in").iterdir()] == [outgoing.name]
+
+
+def test_sftp_failures_name_what_to_do(ssh: SshServer, outgoing: OutgoingFile) -> None:
+    with ssh.destination(folder="/none").connect(ssh.credentials) as send, pytest.raises(NotSentError, match="exist"):
+        send(outgoing)
+    (ssh.root / "in" / f".{outgoing.name}.part").mkdir()
+    with ssh.destination().connect(ssh.credentials) as send, pytest.raises(NotSentError, match="did not store"):
+        send(outgoing)
+    secret = ssh.client_key.export_private_key("pkcs8-pem", passphrase="word").decode()
+    with (
+        ssh.destination().connect({"key": SecretStr(secret)}) as send,
+        pytest.raises(DestinationRefusedError, match="without a passphrase"),
+    ):
+        send(outgoing)
 
 
 @pytest.mark.parametrize("server", sorted(S3_SERVERS))
