@@ -20,6 +20,7 @@ from classfeed_dagster.settings import Settings
 BACKOFF_MINUTES = (2, 5, 15, 30)
 NOT_READY_MINUTES = 10
 MAX_UNKNOWN_ATTEMPTS = 2
+_NOT_SENT = "NotSentError"  # the class's name, as event logs have it
 
 
 class RunState(enum.StrEnum):
@@ -69,6 +70,7 @@ class DateFacts:
     finding: str | None = None  # identity of the errors in the latest delivery's reconciliation
     schema_agrees: bool = False  # the latest run failed by the schema, which now agrees with its contract
     unsent: int = 0  # delivered files that the destination does not have
+    sends_after: dt.date | None = None  # the business date before, whose files have to be sent first
     refreshes: str | None = None  # hash of granted refreshes of this latest date that no run has delivered
     budget_from: dt.datetime | None = None  # attempts before this morning's start no longer count
 
@@ -156,8 +158,10 @@ def _delivered(facts: DateFacts, policy: Policy) -> Decision:
         return _run_once(
             facts, "new code was deployed since its portfolios were held back", "code", policy.code_version
         )
-    if facts.unsent:
+    if facts.unsent and facts.sends_after is None:
         return _run(facts, "delivered, but not sent to its destination")
+    if facts.unsent:
+        return _wait_to_send(facts)
     return _say(facts, Action.NOTHING, "delivered; some portfolios are held back" if facts.held_back else "delivered")
 
 
@@ -178,9 +182,16 @@ def _failed(facts: DateFacts, last: RunFact, now: dt.datetime, policy: Policy) -
         if now < next_check:
             return _say(facts, Action.WAIT, "bigsite's end of day is not complete", cause, not_before=next_check)
         return _run(facts, "checking bigsite's end of day again", cause=cause, fresh=_must_read(facts))
+    if facts.sends_after is not None and cause.error == _NOT_SENT and not source_changed(facts):
+        return _wait_to_send(facts)
     # A superseded run starts from the beginning; any other continues from the failed step.
     selection = last.remaining if cause.kind is not CauseKind.STALE and not _must_read(facts) else ()
     return _again(facts, now, policy, f"{cause.error} ({cause.kind})", selection=selection)
+
+
+def _wait_to_send(facts: DateFacts) -> Decision:
+    # An attempt would only fail, and leave fewer for when the destination answers again.
+    return _say(facts, Action.WAIT, f"delivered; the files of {facts.sends_after} are sent first")
 
 
 def _again(

@@ -75,6 +75,8 @@ def gather(
         live = is_live(feed, settings.env)
         dues = latest_due(feed, audience, now, settings.repair_dates)
         older = set(restatements.open_dates(runtime.store, feed.name))
+        if dues:
+            older |= _unsent_before(runtime.store, feed, audience, dues[0].business_date)
         if up and ask_changes and dues:
             before = [day for day in audience.dates() if day < dues[0].business_date]
             batch = restatements.batch(before, turn)
@@ -94,6 +96,7 @@ def gather(
             freed = _freed(runtime.store, feed, audience, older_due.business_date)
             facts = replace(date.facts, budget_from=dues[-1].starts_at, freed=freed)
             dates.insert(0, replace(date, facts=facts, restated=True))
+        dates = _with_sending_order(runtime.store, feed, audience, dates)
         if up and ask_changes:
             dates, up = _with_changes(runtime, audience, dates)
         observed += dates
@@ -185,6 +188,27 @@ def _with_order(
         result.append(
             replace(date, facts=replace(date.facts, waits_for=waits_for, freed=freed, budget_from=budget_from))
         )
+    return result
+
+
+def _unsent_before(store: ObjectStore, feed: Feed, audience: RecipientSchedule, day: dt.date) -> set[dt.date]:
+    # The dates right before ``day`` whose files are not sent: ``day`` waits for them, however old they are.
+    unsent: set[dt.date] = set()
+    previous = audience.previous(day)
+    while previous is not None and feed.sends_on(previous) and outstanding(store, feed.name, previous):
+        unsent.add(previous)
+        previous = audience.previous(previous)
+    return unsent
+
+
+def _with_sending_order(
+    store: ObjectStore, feed: Feed, audience: RecipientSchedule, dates: Sequence[ObservedDate]
+) -> list[ObservedDate]:
+    result: list[ObservedDate] = []
+    for date in dates:
+        previous = audience.previous(date.due.business_date) if date.facts.unsent else None
+        waits = previous is not None and feed.sends_on(previous) and outstanding(store, feed.name, previous)
+        result.append(replace(date, facts=replace(date.facts, sends_after=previous)) if waits else date)
     return result
 
 

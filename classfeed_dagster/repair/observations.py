@@ -65,7 +65,7 @@ class ObservedDate:
     runs: tuple[ObservedRun, ...]  # oldest first
     answers: tuple[FileAnswers, ...] = ()  # of the recipient, by file
     refreshes: tuple[Refresh, ...] = ()  # granted for the date, overdue, and not delivered
-    restated: bool = False  # an older date, observed only because bigsite changed what it was sent from
+    restated: bool = False  # an older date, observed only because bigsite changed it or its files are not sent
 
 
 @dataclass(frozen=True, slots=True)

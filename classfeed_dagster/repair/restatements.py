@@ -24,7 +24,7 @@ BATCH = 5
 
 
 class Restatement(StoredRecord):
-    """A delivered date whose source rows changed and that was not re-issued yet."""
+    """A delivered date whose source rows changed and that was not re-issued, or not sent, yet."""
 
     schema_version: Literal[1] = 1
     feed: str
@@ -73,7 +73,7 @@ def record(store: ObjectStore, observations: Observations, *, asked: bool) -> No
 def _needs_reissue(date: ObservedDate) -> bool:
     facts = date.facts
     unfinished = bool(facts.runs) and facts.runs[-1].state in (RunState.RUNNING, RunState.FAILED)
-    return source_changed(facts) or facts.freed is not None or unfinished
+    return source_changed(facts) or facts.freed is not None or unfinished or bool(facts.unsent)
 
 
 def _prefix(feed: str) -> str:

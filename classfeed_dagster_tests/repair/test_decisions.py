@@ -164,6 +164,17 @@ def test_date_waiting_for_an_unrepaired_date_is_given_up_once() -> None:
     assert (first.action, second.action) == (Action.GIVE_UP, Action.WAIT)
 
 
+def test_unsent_date_waits_for_the_one_before_unless_bigsite_changed() -> None:
+    not_sent = failed(Cause(CauseKind.TRANSIENT, "NotSentError"))
+    for runs in ((), (not_sent,), (not_sent,) * 5):
+        unsent = facts(delivered=True, unsent=1, runs=runs, sends_after=DAY - dt.timedelta(days=3), snapshot_at=DUE)
+        assert action(unsent) is Action.WAIT
+        changed = dataclasses.replace(unsent, source_changed_at=DUE + MINUTE)
+        assert action(changed) is (Action.GIVE_UP if len(runs) == 5 else Action.RUN)
+    other = failed(Cause(CauseKind.CONFIGURATION, "DestinationRefusedError"))
+    assert action(dataclasses.replace(unsent, runs=(other,))) is Action.GIVE_UP
+
+
 def test_dependency_down_is_probed_by_one_run() -> None:
     feeds = [facts(feed=name, runs=[failed(DOWN)]) for name in ("a", "b", "c")]
     assert [decision.action for decision in decide_all(feeds, DUE + HOUR, POLICY)] == [

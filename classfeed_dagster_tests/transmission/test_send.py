@@ -90,6 +90,30 @@ def test_failed_sending_is_a_state_and_the_next_attempt_ends_it(desk: Desk, endp
     assert work(desk, feed, MONDAY).send() == ()
 
 
+def test_dates_wait_for_an_unsent_one_however_old_without_attempts(desk: Desk, endpoint: str) -> None:
+    prepared(desk, sending_feed(endpoint))
+    desk.runtime.settings = desk.runtime.settings.model_copy(update={"repair_dates": 1})
+
+    def requested(instant: str) -> list[str]:
+        with desk.at(f"2026-03-04T{instant}:00+11:00"):
+            requests = [request for request in desk.tick("repair")[0] if request.job_name == "sent_job"]
+            for request in requests:
+                desk.carry_out(request)
+            return [str(request.partition_key) for request in requests]
+
+    Upload.status = 503
+    for day, instant in ((MONDAY, "06:00"), (TUESDAY, "06:05")):
+        with desk.at(f"2026-03-04T{instant}:00+11:00"):
+            desk.run(day.isoformat(), feed="sent", at=desk.runtime.settings.now)
+    hours = [requested(f"{hour:02d}:00") for hour in range(7, 13)]
+    assert hours == [["2026-03-02"]] * 4 + [[]] * 2  # five attempts, then given up
+    Upload.status = 201
+    with desk.at("2026-03-04T13:00:00+11:00"):  # a person
+        desk.run(MONDAY.isoformat(), feed="sent", at=desk.runtime.settings.now)
+    assert [requested("13:05"), requested("13:10")] == [["2026-03-03"], []]
+    assert list(Upload.files) == ["/in/sent-20260302-r0-p1.xml.gz", "/in/sent-20260303-r0-p1.xml.gz"]
+
+
 def test_crash_before_the_receipt_sends_nothing_twice(desk: Desk, endpoint: str) -> None:
     feed = sending_feed(endpoint)
     prepared(desk, feed)
