@@ -55,11 +55,11 @@ class ConsentEndedError(StaleBuildError):
 
 
 class OutgoingFileRecord(StoredRecord):
-    """Record of a file whose sending began: until there is a receipt, it may have arrived."""
+    """Record that decides on a file: the first attempt to create it sends the file or withholds it."""
 
     schema_version: Literal[1] = 1
     message_id: str
-    began_at: AwareDatetime
+    began_at: AwareDatetime | None = Field(description="start of sending: it may have arrived. Null: it is withheld")
 
 
 class EncryptedFile(StoredRecord):
@@ -117,7 +117,7 @@ def live_deliveries(store: ObjectStore, feed: str, day: dt.date) -> tuple[Manife
 
 
 def outgoing_key(feed: str, day: dt.date, revision: int, message_id: str) -> str:
-    """Return the key of the record that sending began."""
+    """Return the key of the record that decides on a file."""
     return f"outgoing/{feed}/{day.isoformat()}/r{revision}/{message_id}.json"
 
 
@@ -205,28 +205,36 @@ class Transmission:
             if not ended:
                 continue
             numbers |= ended
-            place = (self.feed, self.day, manifest.revision, page.message_id)
-            record = WithheldFile(
-                feed=self.feed,
-                business_date=self.day,
-                revision=manifest.revision,
-                message_id=page.message_id,
-                ended=tuple(sorted(ended)),
-                may_have_arrived=self.store.exists(outgoing_key(*place)),
-                withheld_at=self.now(),
-                correlation_id=self.correlation_id,
-            )
-            create_record(self.store, withheld_key(*place), record, {"correlation-id": self.correlation_id})
+            self._withhold(manifest.revision, page.message_id, ended, self._may_arrive(manifest, page, None))
         if numbers:
             raise ConsentEndedError(self.feed, sorted(numbers))
 
+    def _withhold(self, revision: int, message_id: str, ended: Collection[str], may_have_arrived: bool) -> None:
+        record = WithheldFile(
+            feed=self.feed,
+            business_date=self.day,
+            revision=revision,
+            message_id=message_id,
+            ended=tuple(sorted(ended)),
+            may_have_arrived=may_have_arrived,
+            withheld_at=self.now(),
+            correlation_id=self.correlation_id,
+        )
+        key = withheld_key(self.feed, self.day, revision, message_id)
+        create_record(self.store, key, record, {"correlation-id": self.correlation_id})
+
+    def _may_arrive(self, manifest: Manifest, page: Page, began_at: dt.datetime | None) -> bool:
+        # Decides to send the file, or with None to withhold it, unless an attempt decided before; True if it is sent.
+        key = outgoing_key(self.feed, self.day, manifest.revision, page.message_id)
+        record = OutgoingFileRecord(message_id=page.message_id, began_at=began_at)
+        if not create_record(self.store, key, record):
+            record = from_json(OutgoingFileRecord, self.store.read(key), self.store.location(key))
+        return record.began_at is not None
+
     def _send(self, send: Send, manifest: Manifest, page: Page) -> list[Receipt]:
         place = (self.feed, self.day, manifest.revision, page.message_id)
-        create_record(
-            self.store,
-            outgoing_key(*place),
-            OutgoingFileRecord(message_id=page.message_id, began_at=self.now()),
-        )
+        if not self._may_arrive(manifest, page, self.now()):
+            self._withhold(manifest.revision, page.message_id, (), may_have_arrived=False)  # its attempt may have died
         if self.store.exists(withheld_key(*place)):  # by another attempt, since this one asked
             raise ConsentEndedError(self.feed, [])
         key = self.destination.encrypts_to

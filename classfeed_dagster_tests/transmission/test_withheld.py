@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from unittest import mock
@@ -28,7 +29,14 @@ from classfeed_dagster.reconciliation.delivered import read_revisions
 from classfeed_dagster.support.customer import read_date
 from classfeed_dagster.support.portfolio_search import PortfolioSearch
 from classfeed_dagster.transmission.destination import DestinationRefusedError, HttpsUpload, NotSentError
-from classfeed_dagster.transmission.send import awaiting_reissue, outstanding, receipts, unsent
+from classfeed_dagster.transmission.send import (
+    ConsentEndedError,
+    Transmission,
+    awaiting_reissue,
+    outstanding,
+    receipts,
+    unsent,
+)
 from classfeed_dagster_tests.fixtures.desk import Desk
 from classfeed_dagster_tests.fixtures.morning import deliver, prepare
 from classfeed_dagster_tests.fixtures.upload_server import Upload
@@ -138,6 +146,37 @@ def test_withheld_file_is_replaced_by_a_revision_without_the_portfolio(desk: Des
     tuesday = sent("sent-20260303-r0-p1.xml.gz")
     assert (KEPT in tuesday, ENDED in tuesday) == (True, began)
     assert verify_feed(store, "sent", EPI).problems == []
+
+
+@pytest.mark.parametrize("granted_again", [True, False])
+def test_file_sent_and_withheld_at_once_is_one_of_both(desk: Desk, endpoint: str, granted_again: bool) -> None:
+    """One attempt asked before the consent ended. ``granted_again``: the other one died while it withheld the file."""
+    feed, store = sending_feed(endpoint), desk.runtime.store
+    prepared(desk, feed)
+    work = attempt(desk, MONDAY)
+    prepare(work)
+    deliver(work)
+
+    def transmission(consented: set[str], now: Callable[[], dt.datetime]) -> Transmission:
+        return Transmission(
+            store, "sent", MONDAY, HttpsUpload(endpoint), feed.audience(MONDAY), {}, lambda: consented, now, "c1"
+        )
+
+    def meanwhile() -> dt.datetime:
+        with pytest.raises(ConsentEndedError):
+            transmission({KEPT, ENDED}, lambda: LATER).send()
+        if granted_again:
+            raise KeyboardInterrupt
+        return LATER
+
+    with pytest.raises(KeyboardInterrupt if granted_again else ConsentEndedError):
+        transmission({KEPT}, meanwhile).send()
+    assert Upload.files == {}
+    (revision,) = delivered_state(store, "sent", MONDAY).revisions
+    assert (revision.withheld_numbers, revision.may_have_arrived) == (frozenset((KEPT, ENDED)), frozenset())
+    attempt(desk, MONDAY, LATER).send()
+    assert list(Upload.files) == ["/in/sent-20260302-r1-p1.xml.gz"]
+    assert outstanding(store, "sent", MONDAY) == 0
 
 
 def test_dates_delivered_and_not_sent_are_each_issued_again(desk: Desk, endpoint: str) -> None:
