@@ -172,13 +172,14 @@ class Transmission:
         date again, then send the rest.
         """
         waiting = unsent(self.store, self.feed, self.day)
-        if waiting:
-            self._require_previous()
-            for manifest in {manifest.revision: manifest for manifest, _ in waiting}.values():
-                _require_verdicts(manifest)
-            self._withhold_ended(waiting)
-            if self.destination.encrypts_to is not None:
-                self.destination.encrypts_to.usable(self.now())
+        if not waiting:
+            return ()  # whatever became of the destination since
+        self._require_previous()
+        for manifest in {manifest.revision: manifest for manifest, _ in waiting}.values():
+            _require_verdicts(manifest)
+        self._withhold_ended(waiting)
+        if self.destination.encrypts_to is not None:
+            self.destination.encrypts_to.usable(self.now())
         new: list[Receipt] = []
         asked_at = time.monotonic()
         with self.destination.connect(self.credentials) as send:
@@ -233,6 +234,8 @@ class Transmission:
 
     def _send(self, send: Send, manifest: Manifest, page: Page) -> list[Receipt]:
         place = (self.feed, self.day, manifest.revision, page.message_id)
+        if self.store.exists(receipt_key(*place)):  # sent by another attempt meanwhile; the recipient may have taken it
+            return []
         if not self._may_arrive(manifest, page, self.now()):
             self._withhold(manifest.revision, page.message_id, (), may_have_arrived=False)  # its attempt may have died
         if self.store.exists(withheld_key(*place)):  # by another attempt, since this one asked

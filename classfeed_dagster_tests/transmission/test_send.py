@@ -131,6 +131,27 @@ def test_crash_before_the_receipt_sends_nothing_twice(desk: Desk, endpoint: str)
     assert new.answer == "already there: HTTP 409"
 
 
+def test_file_taken_by_the_recipient_is_not_sent_by_a_second_attempt(desk: Desk, endpoint: str) -> None:
+    feed = sending_feed(endpoint)
+    prepared(desk, feed)
+    delivered(desk, feed)
+    first, second = work(desk, feed, MONDAY), work(desk, feed, MONDAY)
+
+    def meanwhile() -> set[str]:
+        assert len(first.send()) == 1
+        Upload.files.clear()
+        return {"SW00000001", "SW00000002"}
+
+    transmission = sending.Transmission(
+        desk.runtime.store, "sent", MONDAY, HttpsUpload(endpoint), second.audience, {}, meanwhile,
+        lambda: morning_after(MONDAY), "c2",
+    )  # fmt: skip
+    assert (transmission.send(), Upload.files) == ((), {})
+    # Without a file to send, a withdrawn credential stops no run.
+    withdrawn = replace(feed, sends_to=HttpsUpload(endpoint, credential="withdrawn"))
+    assert work(desk, withdrawn, MONDAY).send() == ()
+
+
 def test_unsent_file_is_refused_without_verdicts_or_destination(desk: Desk, endpoint: str) -> None:
     feed = sending_feed(endpoint)
     prepared(desk, feed)
