@@ -78,7 +78,7 @@ def _processes(home: Path) -> list[str]:
     return [line for line in lines if str(home) in line]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # the real program three times; its parts are tested below
 def test_up_killed_or_without_its_daemon_ends_and_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.setenv("CLASSFEED_HOME", str(tmp_path))
