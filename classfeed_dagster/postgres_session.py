@@ -40,4 +40,9 @@ def configure_sessions(engine: sa.Engine, statement_timeout: str = STATEMENT_TIM
             cursor.execute(statement)
         connection.commit()
 
+    @sa.event.listens_for(engine, "checkout")
+    def reset_access(connection: Any, *_: object) -> None:
+        # SQLAlchemy leaves READ WRITE behind a read-only transaction, and a read replica refuses to begin that.
+        engine.dialect.set_readonly(connection, None)  # type: ignore[attr-defined]  # a PostgreSQL dialect's
+
     return engine

@@ -46,6 +46,11 @@ from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 
 _CONSENTS_AT_A_TIME = 10_000
+# A replica does not list the transactions in progress: only those before the first of them are surely visible.
+_VISIBLE_TRANSACTIONS = """
+SELECT CASE WHEN pg_is_in_recovery() THEN CONCAT_WS(':', pg_snapshot_xmin(s), pg_snapshot_xmin(s), '') ELSE s::text END
+FROM pg_current_snapshot() s
+"""
 
 
 class PortfolioSlice(BaseModel, frozen=True):
@@ -72,7 +77,7 @@ class Snapshot(BaseModel, frozen=True):
     late_from: AwareDatetime | None = None  # start of the look-back for late rows; None: no look-back
     late_rows: int = 0  # rows of closed windows that no earlier snapshot saw
     consent_questions: int = 0  # statements that read consent: exactly one
-    visible_transactions: str = ""  # PostgreSQL's snapshot: proves later whether a row could be seen
+    visible_transactions: str = ""  # PostgreSQL's snapshot: shows later whether a row could be seen
 
     def key(self) -> str:
         """Return the key of the descriptor."""
@@ -115,7 +120,7 @@ def take_snapshot(
     with tempfile.TemporaryDirectory(prefix="classfeed-snapshot-") as folder:
         with read_only(engine, observe) as bigsite:
             started_at = bigsite.started_at
-            visible = str(bigsite.rows(sa.text("SELECT pg_current_snapshot()"))[0][0])
+            visible = str(bigsite.rows(sa.text(_VISIBLE_TRANSACTIONS))[0][0])
             if (snapshot_at or started_at) < trading_days.cutoff(business_date):
                 raise SourceNotReadyError(business_date, "the date is not over yet in Sydney", {})
             scope = query_scope(bigsite, business_date, due)
