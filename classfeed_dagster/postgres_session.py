@@ -22,6 +22,7 @@ SETTINGS = {
     "default_transaction_read_only": "off",
     "idle_in_transaction_session_timeout": "0",
     "lock_timeout": LOCK_TIMEOUT,
+    "row_security": "off",  # a policy that would hide rows is an error
 }
 
 

@@ -196,7 +196,7 @@ def read_only(
         state = f", SQLSTATE {sqlstate}" if sqlstate else ""
         raise SourceReadError(
             f"bigsite could not be read ({type(cause).__name__}{state}): nothing was landed. "
-            "Check that bigsite is up and its tables match the contract, then run again."
+            "Check that bigsite is up, its tables match the contract and its user may read every row, then run again."
         ) from error
     except pa.ArrowInvalid as error:
         # The error's text may quote a personal value: only its type is shown.

@@ -10,11 +10,16 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
+from classfeed_dagster.bigsite.consent import ConsentReadError, query_consented
+from classfeed_dagster.bigsite.snapshot import take_snapshot
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
+from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.local.embedded_postgres import engine_from
 from classfeed_dagster.orchestration.rehearsal import _reconcile
 from classfeed_dagster.postgres_session import SETTINGS
 from classfeed_dagster.repair.source_probe import ChangeQuery, changed_since
+from classfeed_dagster.schedules import RecipientSchedule
+from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.fixtures.desk import at_a_desk
 
 DAY = "2026-03-02"
@@ -86,3 +91,28 @@ def test_engine_sets_its_session(hostile_engine: sa.Engine) -> None:
         output = {name: connection.execute(sa.text(f"SHOW {name}")).scalar_one() for name in SETTINGS}
     engine.dispose()
     assert output == SETTINGS
+
+
+def test_rows_hidden_by_a_policy_are_an_error(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
+    """A customer whose consent a policy hides would otherwise be announced as removed, or be absent silently."""
+    with bigsite_engine.begin() as connection:
+        user = f"reader_of_{bigsite_engine.url.database}"
+        for statement in (
+            f"CREATE ROLE {user} LOGIN",
+            f"GRANT USAGE ON SCHEMA {SCHEMA} TO {user}",
+            f"GRANT SELECT ON ALL TABLES IN SCHEMA {SCHEMA} TO {user}",
+            f"ALTER TABLE {SCHEMA}.data_sharing_consent ENABLE ROW LEVEL SECURITY",
+        ):
+            connection.execute(sa.text(statement))
+    engine = engine_from(bigsite_engine.url.set(username=user).render_as_string(hide_password=False))
+    day = dt.date.fromisoformat(DAY)
+    try:
+        with pytest.raises(SourceReadError, match=r"SQLSTATE 42501.*its user may read every row"):
+            take_snapshot(engine, local_store, day, [RecipientSchedule("CLASS", day)])
+        with pytest.raises(ConsentReadError, match="nothing is sent"):
+            query_consented(engine, "CLASS")
+    finally:
+        engine.dispose()
+        with bigsite_engine.begin() as connection:
+            connection.execute(sa.text(f"DROP OWNED BY {user}"))
+            connection.execute(sa.text(f"DROP ROLE {user}"))
