@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from classfeed_dagster.reconciliation.expected_sql import ExpectedRecords
 from classfeed_dagster.retention import Retention
@@ -34,6 +34,9 @@ _AS_THEY_ARE = (
     "opening_units",
     "opening_cash",
 )
+_STATE = ("cash_account", "security", "security_price", "security_code_change")
+_FIGURES = {"holding_eod": "units", "cash_balance_eod": "ledger_balance"}
+_TABLES = (*_AS_THEY_ARE, "data_sharing_consent", "portfolio", *_STATE, *_FIGURES)
 
 
 class Landing:
@@ -72,12 +75,13 @@ class Landing:
         self._descriptor_key, self._snapshot_at = descriptor_key, snapshot_at
         tables = self._descriptor(descriptor_key, descriptor_sha256, expected)
         self._db.execute("DROP SCHEMA IF EXISTS landed CASCADE; CREATE SCHEMA landed")
-        for name, table in tables.items():
-            self._open_table(name, [(str(file["key"]), str(file["sha256"])) for file in table["files"]])
+        for name, files in tables.items():
+            self._open_table(name, files)
         if self.readable:
             self._views(expected)
 
-    def _descriptor(self, key: str, sha256: str, expected: ExpectedRecords) -> Mapping[str, Mapping[str, Any]]:
+    def _descriptor(self, key: str, sha256: str, expected: ExpectedRecords) -> Mapping[str, Sequence[tuple[str, str]]]:
+        # Key and SHA-256 of every file, by table.
         try:
             data = self._store.read(key)
             if hashlib.sha256(data).hexdigest() != sha256:
@@ -87,13 +91,14 @@ class Landing:
                 self.faults[key] = f"it is the snapshot of {descriptor['business_date']}"
             refreshed = (str(name) for name in descriptor.get("audiences", ()) if str(name).startswith(self._refreshed))
             self.audience = next(refreshed, expected.audience)
-            tables: Mapping[str, Mapping[str, Any]] = descriptor["tables"]
             # A table of one file may be recorded as that file.
-            return {name: table if "files" in table else {"files": [table]} for name, table in tables.items()}
+            tables = {name: table.get("files", [table]) for name, table in descriptor["tables"].items()}
+            names = dict.fromkeys((*_TABLES, *tables))
+            return {name: [(str(file["key"]), str(file["sha256"])) for file in tables[name]] for name in names}
         except ObjectNotFoundError:
             self._absent(key)
             return {}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             self._unreadable(key)
             return {}
 
@@ -143,10 +148,10 @@ class Landing:
             FROM (SELECT DISTINCT portfolio_id, portfolio_number FROM raw_data_sharing_consent) c
             LEFT JOIN raw_portfolio p ON p.portfolio_id = c.portfolio_id""",
         )
-        for name in ("cash_account", "security", "security_price", "security_code_change"):
+        for name in _STATE:
             self._view(name, f"SELECT *, {_NO_INSTANT} FROM raw_{name}")
         # Rows that only report a missing row have no figures.
-        for name, figure in (("holding_eod", "units"), ("cash_balance_eod", "ledger_balance")):
+        for name, figure in _FIGURES.items():
             self._view(name, f"SELECT *, {expected.day} AS as_at_date FROM raw_{name} WHERE {figure} IS NOT NULL")
 
     def _absent_facts(self, name: str) -> str:

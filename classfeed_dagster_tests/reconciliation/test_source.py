@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import polars as pl
 import pytest
@@ -170,6 +171,16 @@ def test_changed_descriptor_is_an_error(scene: Scene) -> None:
     scene.store.put(scene.snapshot.key(), scene.store.read(scene.snapshot.key()) + b" ")
     break_ = scene.only_break()
     assert (break_.kind, break_.subject) == (BreakKind.ALTERED_FILE, scene.snapshot.key())
+
+
+@pytest.mark.parametrize("damage", [[], {}, {"cash_transaction": None}, {"security": {}}, {"trade": {"files": [{}]}}])
+def test_descriptor_without_a_tables_files_is_an_error(scene: Scene, damage: Any) -> None:
+    descriptor = json.loads(scene.store.read(scene.snapshot.key()))
+    tables = {**descriptor["tables"], **damage} if damage else damage
+    scene.store.put(scene.snapshot.key(), json.dumps({**descriptor, "tables": tables}).encode())
+    break_ = scene.only_break()
+    assert (break_.kind, break_.subject) == (BreakKind.ALTERED_FILE, scene.snapshot.key())
+    assert "cannot be read" in break_.likeliest.evidence
 
 
 def test_units_and_settled_units_that_differ_apart_are_two_breaks(undelivered: Scene) -> None:
