@@ -29,6 +29,7 @@ _LAST_INSTANT = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
 _FIRST_DATE = dt.date(1900, 1, 1)
 _LAST_DATE = dt.date(9999, 1, 1)
 _ROWS = 10_000  # fetched at a time
+_BLANKS = " \t\n\v\f\r\xa0"  # around a reference: a pasted code may have some
 # A later start is a mistyped year or an open-ended date: no customer agrees today to share that far ahead.
 _LONGEST_WAIT = dt.timedelta(days=3660)
 
@@ -68,7 +69,7 @@ class Consent:
 
     def reference(self) -> str:
         """Return the recipient's code for the fund; empty if the row has none."""
-        return (self.recipient_reference or "").strip()
+        return (self.recipient_reference or "").strip(_BLANKS)
 
     def active(self, at: dt.datetime) -> bool:
         """Return True if it was granted before ``at`` and neither expired nor was revoked before it."""

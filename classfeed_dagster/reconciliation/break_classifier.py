@@ -15,7 +15,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 from classfeed_dagster.reconciliation.compare import Difference, RowClass
 from classfeed_dagster.reconciliation.delivered import Delivered, Revision
-from classfeed_dagster.reconciliation.evidence import END_OF_DAY, LEDGERS, BreakEvidence
+from classfeed_dagster.reconciliation.evidence import END_OF_DAY, LEDGERS, REFERENCES, BreakEvidence
 from classfeed_dagster.reconciliation.explain import Circumstances, explain, severity
 from classfeed_dagster.reconciliation.records import RecordKind
 from classfeed_dagster.reconciliation.three_way import Key, LandingFaults, Row, Sides, merged
@@ -152,6 +152,10 @@ class BreakClassifier:
         if case.kind.name != "movement_transactions":
             return False
         file_row, source_row = sides.file_rows.get(case.key), sides.bigsite_rows.get(case.key)
+        if case.field in REFERENCES and file_row and source_row:
+            return self._evidence.decides_reference(
+                case.number or "", file_row.get(case.field), source_row.get(case.field)
+            )
         row = file_row or source_row or {}
         opening = (row.get("transaction_id") or "").startswith("O")
         if case.field is not None and not opening:

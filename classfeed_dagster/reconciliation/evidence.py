@@ -32,6 +32,7 @@ _DATES = {
     "income": "payment_date",
     "cash_transaction": "transaction_date",
 }
+REFERENCES = ("reverses", "relates_to")  # left out if the named row precedes the shared history
 END_OF_DAY = {
     "investment_holdings": frozenset({"units", "settled_units", "cost_base"}),
     "account_balances": frozenset({"ledger_balance", "available_balance"}),
@@ -60,8 +61,13 @@ class ConsentDecision:
 
     def sends(self, dated: dt.date, recorded_at: dt.datetime, window_start: dt.datetime) -> bool:
         """Return True if a ledger row recorded before the cut-off belongs in the document."""
-        shared = self.history_from is None or dated >= self.history_from
-        return self.change != "REMOVED" and shared and (self.extract == "FULL" or recorded_at >= window_start)
+        return (
+            self.change != "REMOVED" and self.shares(dated) and (self.extract == "FULL" or recorded_at >= window_start)
+        )
+
+    def shares(self, dated: dt.date) -> bool:
+        """Return True if a row of the date is not before the shared history."""
+        return self.history_from is None or dated >= self.history_from
 
 
 @dataclass(slots=True)
@@ -78,6 +84,7 @@ class BreakEvidence:
     consents_updated: Mapping[int, dt.datetime] = field(default_factory=dict)
     rows: Mapping[str, Sequence[LedgerRow]] = field(default_factory=dict)  # by the key in source_row
     missing: Mapping[str, LedgerRow] = field(default_factory=dict)  # movements absent from the file, by source_row
+    named: Mapping[str, LedgerRow] = field(default_factory=dict)  # by TransactionId, where one side lacks the reference
     sent: SentIdentities = field(default_factory=SentIdentities)
 
     def consent_change(self, number: str, revision: Revision) -> str | None:
@@ -136,6 +143,14 @@ class BreakEvidence:
             return False
         start = self.expected.window_start
         return landed.sends(dated, recorded, start) is in_file and now.sends(dated, recorded, start) is not in_file
+
+    def decides_reference(self, number: str, file: str | None, source: str | None) -> bool:
+        """Return True if by one consent decision the named row precedes the shared history, and by the other not."""
+        landed, now = self.landed_decisions.get(number), self.source_decisions.get(number)
+        named = self.named.get(file or source or "")
+        if landed is None or now is None or named is None or bool(file) is bool(source):
+            return False
+        return (landed.shares(named.dated), now.shares(named.dated)) == (bool(file), bool(source))
 
     def saw(self, row: LedgerRow, revision: Revision) -> bool:
         """Return False only if the snapshot provably did not see the row."""
@@ -299,6 +314,7 @@ def gather(
     evidence.source_decisions = _decisions(decisions)
     evidence.rows = _end_of_day_rows(bigsite, expected, everything)
     evidence.missing = _missing_movements(bigsite, everything)
+    evidence.named = _named_movements(bigsite, everything)
     later.watch(number for number in numbers)
     return evidence
 
@@ -418,6 +434,22 @@ def _missing_movements(bigsite: Bigsite, everything: Sequence[Sides]) -> dict[st
                 table, _, number = str(row.get("source_row") or "").partition(" ")
                 if key not in sides.file_rows and table in _DATES and number.isdigit():
                     ids[table].append(int(number))
+    return _movements(bigsite, ids)
+
+
+def _named_movements(bigsite: Bigsite, everything: Sequence[Sides]) -> dict[str, LedgerRow]:
+    # Movements that a reference names which the file or bigsite lacks.
+    ids: dict[str, list[int]] = defaultdict(list)
+    for sides in everything:
+        for difference in sides.bigsite.differences:
+            if difference.field in REFERENCES and (difference.left is None) is not (difference.right is None):
+                name = difference.left or difference.right or ""
+                if name[:1] in LEDGERS and name[1:].isdigit():
+                    ids[LEDGERS[name[:1]]].append(int(name[1:]))
+    return {row.transaction_id: row for row in _movements(bigsite, ids).values()}
+
+
+def _movements(bigsite: Bigsite, ids: Mapping[str, Sequence[int]]) -> dict[str, LedgerRow]:
     movements: dict[str, LedgerRow] = {}
     for table, numbers in ids.items():
         for part in _parts([str(number) for number in sorted(numbers)]):

@@ -26,12 +26,21 @@ from classfeed_dagster.reconciliation.records import (
 from classfeed_dagster.reconciliation.rules import FieldType
 
 # Another reference is another fund of the recipient, which has no history of the portfolio yet.
-_BEGINS = "b.portfolio_id IS NULL OR trim(b.reference) <> trim(a.reference)"
+_BEGINS = "b.portfolio_id IS NULL OR b.reference <> a.reference"
+# Without the blanks around it: a pasted code may have some, even a no-break space (160).
+_BLANKS = f"' ' || {' || '.join(f'chr({code})' for code in (9, 10, 11, 12, 13, 160))}"
+_REFERENCE = f"trim(recipient_reference, {_BLANKS})"
 _FAR_PAST, _FAR_FUTURE = "DATE '0001-01-01'", "DATE '9999-12-31'"
 
 NULL_TEXT, SEPARATOR = "\x1d", "\x1e"  # control characters, which no XML document contains
 
 _ENDS = ("expires_at", "revoked_at")  # of a consent
+# Landed consents begin in 1900 or later; an end from the year 9999 on is none.
+_FIRST_INSTANT, _NEVER = (
+    "TIMESTAMP WITH TIME ZONE '1900-01-01 00:00+00'",
+    "TIMESTAMP WITH TIME ZONE '9999-01-01 00:00+00'",
+)
+_FIRST_DATE = "DATE '1900-01-01'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +64,15 @@ class ExpectedRecords(RecordScope):
     def consents(self, only: str = "") -> str:
         """Return the SQL of every consent for the recipient, with its portfolio; ``only`` limits portfolios.
 
-        Dates are text and an infinite end is null, because drivers have no date beyond the year 9999.
+        Instants are bounded as they were landed, so that an unchanged consent is equal on both sides.
         """
-        ends = ", ".join(f"NULLIF(c.{name}, CAST('infinity' AS TIMESTAMPTZ)) AS {name}" for name in _ENDS)
+        instants = ", ".join(
+            f"CASE WHEN c.{name} < {_FIRST_INSTANT} THEN {_FIRST_INSTANT} WHEN c.{name} < {_NEVER} THEN c.{name} END AS {name}"
+            for name in ("granted_at", *_ENDS)
+        )
         return (
-            f"SELECT p.portfolio_number, c.granted_at, {ends}, c.updated_at, c.consent_id, "
-            f"c.recipient_reference, CAST(c.history_from AS VARCHAR) AS history_from "
+            f"SELECT p.portfolio_number, {instants}, c.updated_at, c.consent_id, c.recipient_reference, "
+            f"CAST({_bounded('c.history_from')} AS VARCHAR) AS history_from "
             f"FROM {self.schema}.data_sharing_consent c JOIN {self.schema}.portfolio p ON p.portfolio_id = c.portfolio_id "
             f"WHERE c.recipient = '{self.recipient}' {only and f'AND p.portfolio_number {only}'} "
             "ORDER BY p.portfolio_number, c.consent_id"
@@ -96,18 +108,21 @@ class ExpectedRecords(RecordScope):
     def _active(self, instant: str) -> str:
         """Return SQL of the consents active at an instant, one row a portfolio: latest reference, earliest history.
 
-        Excluded are consents without a reference, with an end before the grant, or with a history that begins more than
-        ten years after it. So are portfolios whose latest grants have different references (design: unreadable or
-        ambiguous consents exclude).
+        Excluded are consents with an end before the grant, or with a history that begins more than ten years after it.
+        So are portfolios whose latest grants have no reference or different ones (design: unreadable or ambiguous
+        consents exclude). The history of an earlier consent without a reference does not count.
         """
-        return f"""SELECT portfolio_id, min(recipient_reference) FILTER (WHERE granted_at = latest) AS reference,
-          CASE WHEN count(*) = count(history_from) THEN min(history_from) END AS history_from
-          FROM (SELECT *, max(granted_at) OVER (PARTITION BY portfolio_id) AS latest FROM {self._granted} c
-            WHERE recipient = '{self.recipient}' AND granted_at < {instant} AND trim(recipient_reference) <> ''
+        history = _bounded("history_from")
+        return f"""SELECT portfolio_id, min(reference) FILTER (WHERE granted_at = latest) AS reference,
+          CASE WHEN count(*) FILTER (WHERE reference <> '') = count(history_from) FILTER (WHERE reference <> '')
+            THEN min({history}) FILTER (WHERE reference <> '') END AS history_from
+          FROM (SELECT *, {_REFERENCE} AS reference, max(granted_at) OVER (PARTITION BY portfolio_id) AS latest
+            FROM {self._granted} c WHERE recipient = '{self.recipient}' AND granted_at < {instant}
             AND (history_from IS NULL OR history_from <= CAST(granted_at AS DATE) + 3660)
             AND (expires_at IS NULL OR (expires_at >= {instant} AND expires_at >= granted_at))
             AND (revoked_at IS NULL OR (revoked_at >= {instant} AND revoked_at >= granted_at))) g
-          GROUP BY portfolio_id HAVING count(DISTINCT recipient_reference) FILTER (WHERE granted_at = latest) = 1"""
+          GROUP BY portfolio_id HAVING count(DISTINCT reference) FILTER (WHERE granted_at = latest) = 1
+            AND min(reference) FILTER (WHERE granted_at = latest) <> ''"""
 
     @property
     def _granted(self) -> str:
@@ -246,6 +261,10 @@ class ExpectedRecords(RecordScope):
             WHERE price_date <= {self.day} GROUP BY security_id) m ON m.security_id = x.security_id
           LEFT JOIN {schema}.security_price c ON c.security_id = m.security_id AND c.price_date = m.price_date
           LEFT JOIN ({unsettled}) u ON u.portfolio_id = h.portfolio_id AND u.security_id = h.security_id"""
+
+
+def _bounded(history_from: str) -> str:
+    return f"CASE WHEN {history_from} < {_FIRST_DATE} THEN {_FIRST_DATE} ELSE {history_from} END"
 
 
 def digest_sql(columns: dict[str, str], source: str, *, postgresql: bool) -> str:

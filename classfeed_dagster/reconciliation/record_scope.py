@@ -127,13 +127,14 @@ class RecordScope:
         return f"DATE '{self.business_date.isoformat()}'"
 
     def evidence(self, **known: str) -> str:
-        """Return the evidence columns; those without an expression are null."""
+        """Return the evidence columns; those without an expression are null, and instants that prove nothing."""
         parts = []
         for name in EVIDENCE:
             expression = known.get(name, "CAST(NULL AS VARCHAR)")
-            parts.append(
-                f"{self.instant(expression) if name in known and name != 'source_row' else expression} AS {name}"
-            )
+            if name in known and name != "source_row":
+                limit = self.at(dt.datetime(9999, 1, 1, tzinfo=dt.UTC))
+                expression = f"CASE WHEN {expression} < {limit} THEN {self.instant(expression)} END"
+            parts.append(f"{expression} AS {name}")
         return ", ".join(parts)
 
 
