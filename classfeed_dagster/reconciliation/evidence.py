@@ -42,12 +42,16 @@ END_OF_DAY = {
 
 @dataclass(frozen=True, slots=True)
 class LateRow:
-    """A ledger row that the delivered snapshot did not see. ``travel``: the delivery that sends it, as text."""
+    """A ledger row that the delivered snapshot did not see.
+
+    ``travel``: the delivery that sends it, as text. ``sent``: that delivery has the row.
+    """
 
     source_row: str
     recorded_at: str
     reverses: str | None
     travel: str
+    sent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +174,7 @@ class BreakEvidence:
         travel = self.later.travel(number, row, before_history=before, saw=self.saw)
         if travel is None:
             return None
-        return LateRow(row.source_row, f"{row.recorded_at:%Y-%m-%d %H:%M:%S}Z", row.reverses, travel)
+        return LateRow(row.source_row, f"{row.recorded_at:%Y-%m-%d %H:%M:%S}Z", row.reverses, travel.text, travel.sent)
 
     def end_of_day(
         self,

@@ -71,6 +71,9 @@ def explain(case: Circumstances) -> tuple[BreakExplanation, ...]:
     elif case.file_is_landing:
         # Only a landing with the file's value proves that bigsite had it when it was read.
         explanations += _changed_since_snapshot(case)
+    elif case.late_movement is not None and case.late_movement.sent:
+        # The date was issued again, from a landing that has the row, after a later date had sent it.
+        explanations.append(_late_movement(case.late_movement, "to the date's first snapshot"))
     if not explanations and case.file_is_landing is False:
         explanations.append(
             BreakExplanation(BreakCause.EXPORT_FAULT, "the file differs from the landed copy it was built from")
@@ -100,9 +103,7 @@ def _changed_since_snapshot(case: Circumstances) -> list[BreakExplanation]:
 
 def _late(case: Circumstances, read: str) -> list[BreakExplanation]:
     if case.late_movement is not None:
-        row = case.late_movement
-        cause = BreakCause.REVERSAL if row.reverses else BreakCause.LATE_ROW
-        return [BreakExplanation(cause, f"recorded {row.recorded_at}, and not visible when {read[4:]}; {row.travel}")]
+        return [_late_movement(case.late_movement, f"when {read[4:]}")]
     if not case.late_rows:
         return []
     at = case.changed_since("eod_updated_at")
@@ -115,6 +116,11 @@ def _late(case: Circumstances, read: str) -> list[BreakExplanation]:
     )
     cause = BreakCause.REVERSAL if all(row.reverses for row in case.late_rows) else BreakCause.LATE_ROW
     return [BreakExplanation(cause, f"{event}; {read}; backdated since: {shown}")]
+
+
+def _late_movement(row: LateRow, unseen: str) -> BreakExplanation:
+    cause = BreakCause.REVERSAL if row.reverses else BreakCause.LATE_ROW
+    return BreakExplanation(cause, f"recorded {row.recorded_at}, and not visible {unseen}; {row.travel}")
 
 
 def number_hints(value: str | None, other_value: str | None) -> list[BreakExplanation]:

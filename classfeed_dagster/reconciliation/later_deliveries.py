@@ -16,6 +16,7 @@ from classfeed_dagster.reconciliation.delivered import (
     read_revisions,
 )
 from classfeed_dagster.reconciliation.document_layouts import EPI, DocumentLayout
+from classfeed_dagster.reconciliation.records import MOVEMENTS
 from classfeed_dagster.reconciliation.switches import excluded_by_switch
 from classfeed_dagster.trading_days import cutoff, next_business_day
 
@@ -38,6 +39,14 @@ class LedgerRow:
     movement_type: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Travel:
+    """The delivery that sends a row, as text. ``sent``: it has the row."""
+
+    text: str
+    sent: bool = False
+
+
 Visible = Callable[[LedgerRow, Revision], bool]
 
 
@@ -55,6 +64,9 @@ class LaterDeliveries:
         self._feed = feed
         self._day = day
         self._layout = layout
+        self._ledgers = {
+            letter for kind in layout.kinds if kind.name == MOVEMENTS.name for letter in kind.ledgers
+        }  # with records in the feed
         self._dates: list[dt.date] | None = None
         self._revisions: dict[dt.date, tuple[Revision, ...]] = {}
         self._ids: dict[dt.date, Mapping[str, frozenset[str]]] = {}
@@ -64,29 +76,37 @@ class LaterDeliveries:
         """Set the portfolios whose records are read, so that each page is read once."""
         self._numbers = frozenset(numbers)
 
-    def travel(self, number: str, row: LedgerRow, *, before_history: bool, saw: Visible) -> str | None:
-        """Return the delivery that sent or will send the row, as text; None if a delivery lost it."""
+    def travel(self, number: str, row: LedgerRow, *, before_history: bool, saw: Visible) -> Travel | None:
+        """Return the delivery that sent or will send the row; None if a delivery lost it."""
+        if row.transaction_id[0] not in self._ledgers:
+            return Travel("the feed has no record of it")
+        ended: Travel | None = None
         for day in self._later():
-            latest = [revision for revision in self._revisions_of(day) if number in revision.portfolios]
-            if not latest:
+            revisions = [revision for revision in self._revisions_of(day) if number in revision.portfolios]
+            if not revisions:
                 continue
-            revision = latest[-1]
+            # The latest revision has the records of the date. A later snapshot than the first one's may see a row that
+            # another date has sent meanwhile.
+            first, revision = revisions[0], revisions[-1]
             if revision.portfolios[number].get("change") == "REMOVED":
-                return f"not sent: the portfolio's consent ended, announced on {day.isoformat()}"
+                ended = Travel(f"not sent: the portfolio's consent ended, announced on {day.isoformat()}")
+                continue
             ids = self._carried(day).get(number, frozenset())
             if row.transaction_id in ids:
-                return f"sent with {day.isoformat()}"
+                return Travel(f"sent with {day.isoformat()}", sent=True)
             if excluded_by_switch(row.transaction_id, row.movement_type, revision.flags):
-                return f"left out of {day.isoformat()} by the feed's switches"
+                return Travel(f"left out of {day.isoformat()} by the feed's switches")
             if before_history and (row.transaction_id[0] == "I" or any(name[:1] == "O" for name in ids)):
-                return f"dated before the shared history: in the openings of {day.isoformat()}"
-            if row.recorded_at < revision.recorded_before and saw(row, revision):
-                return None
+                return Travel(f"dated before the shared history: in the openings of {day.isoformat()}")
+            if row.recorded_at < revision.recorded_before and saw(row, first):
+                return ended
+        if ended is not None:
+            return ended
         known = max([self._day, *self._later()])
         due = next_business_day(known)
         while row.recorded_at >= cutoff(due):
             due = next_business_day(due)
-        return f"to be sent with {due.isoformat()}"
+        return Travel(f"to be sent with {due.isoformat()}")
 
     def _later(self) -> list[dt.date]:
         if self._dates is None:

@@ -8,16 +8,21 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.feed_run.post_delivery import PostDelivery
-from classfeed_dagster.feeds import class_super
+from classfeed_dagster.feeds import class_cash, class_super
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.warehouse.records import Break, BreakCause
+from classfeed_dagster_tests.feed_run.test_delivered_ledger import visible_late
+from classfeed_dagster_tests.fixtures.morning import deliver_date
 from classfeed_dagster_tests.fixtures.prepared_mornings import (
     AUDIENCE,
     FRIDAY,
+    MONDAY,
+    TUESDAY,
     Morning,
     MorningWith,
     friday_delivered,
+    monday_delivered,
 )
 
 pytestmark = pytest.mark.slow
@@ -134,3 +139,33 @@ def test_changed_cause_of_a_cash_row_is_an_error_beside_an_ended_consent(morning
            "CAST(:at AS timestamptz) WHERE consent_id = :id", at=AFTERWARDS, id=fund.consents[1].id)  # fmt: skip
     change(morning, "UPDATE bigsite.cash_transaction SET trade_id = NULL WHERE cash_transaction_id = 2")
     assert causes(found(morning, FRIDAY))["C2 relates_to"] is BreakCause.UNKNOWN
+
+
+def test_dates_issued_again_after_a_late_row_was_sent_are_explained(morning_with: MorningWith) -> None:
+    morning = morning_with(monday_delivered)
+    late = visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
+    morning.end_of_day(TUESDAY)
+    morning.run(TUESDAY)
+    for day in (MONDAY, FRIDAY):  # the row is visible to both, and belongs to Friday's window
+        morning.bigsite.end_of_day(day, at="2020-04-07T15:00:00Z").save()
+        assert morning.run(day, fresh=True).kind == "DELIVERED"
+        (only,) = found(morning, FRIDAY)
+        assert (only.subject, only.likeliest.cause) == (f"C{late.id}", BreakCause.LATE_ROW)
+        assert only.likeliest.evidence.endswith("sent with 2020-04-07")
+    assert f"C{late.id}" not in {*morning.ids(FRIDAY), *morning.ids(MONDAY)}
+    assert (found(morning, MONDAY), found(morning, TUESDAY)) == ((), ())
+
+
+def test_late_trade_explains_the_balance_of_a_feed_without_trades(morning: Morning) -> None:
+    feed = class_cash.FEED
+    deliver_date(morning.runtime, feed, FRIDAY, (feed,))
+    change(morning, "INSERT INTO bigsite.trade SELECT 9001, portfolio_id, cash_account_id, security_id, 'CN9001', side, "
+           "'2020-04-03', '2020-04-07', units, price, consideration, brokerage, gst, other_fees, net_amount, currency, "
+           "NULL, '2020-04-03 12:59:58+00' FROM bigsite.trade WHERE trade_id = 1")  # fmt: skip
+    change(morning, "UPDATE bigsite.cash_balance_eod SET available_balance = available_balance - (SELECT net_amount FROM "
+           "bigsite.trade WHERE trade_id = 9001), updated_at = :at WHERE cash_account_id = 1", at=AFTERWARDS)  # fmt: skip
+    (only,) = found(morning, FRIDAY, feed)
+    assert (only.field, only.likeliest.cause) == ("available_balance", BreakCause.LATE_ROW)
+    assert "trade 9001 recorded" in only.likeliest.evidence
+    change(morning, "UPDATE bigsite.cash_balance_eod SET available_balance = available_balance - 1")
+    assert BreakCause.UNKNOWN in causes(found(morning, FRIDAY, feed)).values()
