@@ -18,7 +18,7 @@ from classfeed_dagster.bigsite.landing import SlicedFiles
 from classfeed_dagster.delivery.chain import last_place
 from classfeed_dagster.delivery.sent import PositionsOf, identities_before, open_positions_at, records_of, sent_date
 from classfeed_dagster.domains.build import CONSENTED
-from classfeed_dagster.domains.columns import FINDINGS
+from classfeed_dagster.domains.columns import FINDINGS, INSTANT
 from classfeed_dagster.domains.ledger_rows import (
     LEDGER_BALANCES,
     LEDGER_FRAMES,
@@ -118,6 +118,8 @@ class _Examination:
                 self._find_repeated_ids(records, sent_ids)
                 closed = self._of_closed_windows(records, consented)
                 repeated = self._sent_before(records, closed, consented, sent_rows)
+                opened = self._in_openings(closed.join(repeated.select(_ROW), on=_ROW, how="anti"))
+                repeated = pl.concat([repeated, opened], how="diagonal")
                 dropped += repeated.select(_ROW).rows()
                 late += closed.join(repeated.select(_ROW), on=_ROW, how="anti").select(_ROW).rows()
                 if positions is not None:
@@ -208,6 +210,37 @@ class _Examination:
         # A FULL extract repeats what earlier dates sent.
         full = consented.filter(pl.col("extract") == "FULL")["portfolio_id"].implode()
         return repeated.filter((pl.col("sent_on") > self._day) | ~pl.col("portfolio_id").is_in(full))
+
+    def _in_openings(self, closed: pl.DataFrame) -> pl.DataFrame:
+        # Rows that precede the history under which their window was sent: an opening holds them, even if the customer
+        # shares an earlier history since.
+        dates = self._looked_back()
+        if closed.is_empty() or not dates:
+            return closed.clear()
+        last_instants = [cutoff(day) - dt.timedelta(microseconds=1) for day in dates]
+        windows = pl.DataFrame({"recorded_at": last_instants, "window": dates}).cast({"recorded_at": INSTANT})
+        placed = closed.sort("recorded_at").join_asof(windows, on="recorded_at", strategy="forward")
+        sent = placed.sort("window").join_asof(
+            self._histories,  # in order of the dates, which Polars does not check within groups
+            left_on="window",
+            right_on="sent_on",
+            by="portfolio_id",
+            strategy="forward",
+            check_sortedness=False,
+        )
+        return sent.filter(pl.col("transaction_date") < pl.col("history_from")).drop("window", "history_from")
+
+    @cached_property
+    def _histories(self) -> pl.DataFrame:
+        # Start of the shared history of every portfolio that a date of the look-back sent with data, by date.
+        columns = ["portfolio_id", "history_from", "change"]
+        frames = [
+            sent_date(self._work.store, self._feed, day)
+            .frame("portfolios", columns, pl.col("change") != "REMOVED")
+            .with_columns(pl.lit(day).alias("sent_on"))
+            for day in self._looked_back()
+        ]
+        return pl.concat(frames).drop("change")
 
     # Numbers.
 

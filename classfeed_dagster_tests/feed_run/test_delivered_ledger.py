@@ -186,6 +186,27 @@ def test_full_extract_has_visible_rows_and_the_next_date_the_missed(morning_with
     assert not morning.reasons(TUESDAY)
 
 
+def test_history_that_begins_earlier_since_repeats_nothing_of_the_openings(morning: Morning) -> None:
+    """A second consent shares everything while the first is in force: the portfolio stays CURRENT."""
+    fund = morning.funds[0]
+    fund.consents[0]["history_from"] = dt.date(2020, 4, 2)
+    morning.bigsite.save()
+    morning.run(FRIDAY)
+    assert "C1" not in morning.ids(FRIDAY)
+    fund.consent(granted_at="2020-04-06T01:00:00Z")
+    own = fund.deposit("5.50", MONDAY)
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    assert morning.ids(MONDAY) == [f"C{own.id}"]
+    assert not morning.reasons(MONDAY)
+    assert explanations(morning, MONDAY) == {}
+    late = visible_late(morning, fund, "123.45", "2020-04-06T12:59:58Z", on=dt.date(2020, 4, 1))
+    morning.end_of_day(TUESDAY)
+    morning.run(TUESDAY)
+    assert morning.ids(TUESDAY) == [f"C{late.id}"]
+    assert not morning.reasons(TUESDAY)
+
+
 def test_late_row_before_the_shared_history_travels_in_an_opening(morning: Morning) -> None:
     """It is no record of its own: its window is re-issued with a further opening, and until then holds back."""
     fund = morning.funds[0]
