@@ -53,6 +53,7 @@ def _select(scope: RecordScope, recorded_last: str, source_row: str, **columns: 
     state = "a.updated_at" if "account_number" in columns else "greatest(x.updated_at, n.updated_at)"
     evidence = scope.evidence(
         state_updated_at=state,
+        portfolio_updated_at="s.portfolio_updated_at",
         recorded_last=recorded_last,
         consent_updated_at="s.consent_updated_at",
         source_row=source_row,

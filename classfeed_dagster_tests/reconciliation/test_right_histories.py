@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.feed_run.post_delivery import PostDelivery
-from classfeed_dagster.feeds import class_cash, class_super
+from classfeed_dagster.feeds import class_cash, class_super, class_trade
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.warehouse.records import Break, BreakCause
@@ -169,3 +169,13 @@ def test_late_trade_explains_the_balance_of_a_feed_without_trades(morning: Morni
     assert "trade 9001 recorded" in only.likeliest.evidence
     change(morning, "UPDATE bigsite.cash_balance_eod SET available_balance = available_balance - 1")
     assert BreakCause.UNKNOWN in causes(found(morning, FRIDAY, feed)).values()
+
+
+def test_hin_that_was_assigned_later_explains_the_contract_notes(morning: Morning) -> None:
+    feed = class_trade.FEED
+    change(morning, "UPDATE bigsite.portfolio SET hin = NULL WHERE portfolio_id = 1")
+    deliver_date(morning.runtime, feed, FRIDAY, (feed,))
+    change(morning, "UPDATE bigsite.portfolio SET hin = 'X0000000123' WHERE portfolio_id = 1")
+    assert causes(found(morning, FRIDAY, feed)) == {"T1 hin": BreakCause.UNKNOWN}  # no evidence of a later change
+    change(morning, "UPDATE bigsite.portfolio SET updated_at = :at WHERE portfolio_id = 1", at=AFTERWARDS)
+    assert found(morning, FRIDAY, feed) == ()
