@@ -78,11 +78,28 @@ def parse_rows(block: bytes, schema: pa.Schema) -> pa.Table:
 
 
 def readable_rows(table: str, block: bytes, schema: pa.Schema, report: Report) -> pa.Table:
-    """Return the rows of a block whose values all have their column's form, and report the other values."""
+    """Return the rows of a block whose values all have their column's form, and report the other values.
+
+    Zeros beyond a decimal's scale, which a column widened by bigsite has, are no other value.
+    """
     import pyarrow.compute as pc
-    import pyarrow.csv as pa_csv
 
     texts = parse_rows(block, pa.schema([pa.field(name, pa.string()) for name in schema.names]))
+    for at, field in enumerate(schema):
+        if isinstance(field.type, pa.Decimal128Type):
+            surplus = rf"(\.\d{{{field.type.scale}}})0+$"
+            texts = texts.set_column(
+                at, field.name, pc.replace_substring_regex(texts.column(at), pattern=surplus, replacement=r"\1")
+            )
+    try:
+        return _parsed(texts, schema)
+    except pa.ArrowInvalid:
+        return _parsed(texts.filter(_readable(table, texts, schema, report)), schema)
+
+
+def _readable(table: str, texts: pa.Table, schema: pa.Schema, report: Report) -> pa.BooleanArray:
+    import pyarrow.compute as pc
+
     readable = np.ones(texts.num_rows, dtype=bool)
     for field in schema:
         form = _form(field.type)
@@ -93,8 +110,14 @@ def readable_rows(table: str, block: bytes, schema: pa.Schema, report: Report) -
         for row in texts.filter(pa.array(~obeys)).to_pylist():
             report(_unreadable(table, field, row))
         readable &= obeys
+    return pa.array(readable)
+
+
+def _parsed(texts: pa.Table, schema: pa.Schema) -> pa.Table:
+    import pyarrow.csv as pa_csv
+
     target = io.BytesIO()
-    pa_csv.write_csv(texts.filter(pa.array(readable)), target, pa_csv.WriteOptions(include_header=False))
+    pa_csv.write_csv(texts, target, pa_csv.WriteOptions(include_header=False))
     return parse_rows(target.getvalue(), schema) if target.tell() else pa.Table.from_batches([], schema=schema)
 
 
@@ -125,5 +148,7 @@ def _problem(dtype: pa.DataType, text: str) -> str:
     if text == "NaN":
         return "is not a number"
     if isinstance(dtype, pa.Decimal128Type):
+        if len(text.partition(".")[2]) > dtype.scale:
+            return f"has more than {dtype.scale} decimals"
         return f"has more than {dtype.precision - dtype.scale} digits before the decimal point"
     return "lies outside the years 0001 to 9999"

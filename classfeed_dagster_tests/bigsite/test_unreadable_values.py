@@ -12,6 +12,7 @@ from classfeed_dagster.bigsite import snapshot, tables
 from classfeed_dagster.bigsite.queries import CONSENT_TABLE, SCHEMAS
 from classfeed_dagster.bigsite.source_connection import UnreadableSourceError
 from classfeed_dagster.errors import CauseKind
+from classfeed_dagster_tests.feed_run.test_bad_values import assert_reconciled
 from classfeed_dagster_tests.fixtures.bigsite_builder import Portfolio, Row
 from classfeed_dagster_tests.fixtures.desk import Desk, desk
 
@@ -144,3 +145,21 @@ def test_unreadable_values_above_the_limit_stop_the_snapshot(desk: Desk, monkeyp
     assert report.outcome == "stopped"
     assert "more than 1 values that no feed can hold" in report.message
     assert UnreadableSourceError.kind is CauseKind.DATA
+
+
+def test_widened_decimals_hold_back_only_what_a_document_cannot_hold(desk: Desk) -> None:
+    first_customer, other = desk.two_customers(DAY)
+    desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": 1})
+    with desk.runtime.engine.begin() as connection:
+        for column in ("trade.units", "trade.net_amount", "cash_transaction.amount", "holding_eod.units"):
+            table, _, name = column.partition(".")
+            connection.execute(sa.text(f"ALTER TABLE bigsite.{table} ALTER {name} TYPE numeric(30, 8)"))
+        change = "UPDATE bigsite.cash_transaction SET amount = amount + 0.004 WHERE cash_transaction_id = 1"
+        connection.execute(sa.text(change))
+    assert desk.deliver(DAY).kind == "DELIVERED"
+    manifest = desk.manifest(DAY)
+    assert [portfolio.number for portfolio in manifest.portfolios] == [other.number]
+    (hold,) = manifest.held_back
+    assert hold.number == first_customer.number
+    assert "1 has more than 2 decimals: correct the row" in " ".join(rule.detail or "" for rule in hold.rules)
+    assert_reconciled(desk, DAY)
