@@ -57,7 +57,7 @@ def found(morning: Morning, day: dt.date, feed: Feed = class_super.FEED) -> tupl
 
 
 def causes(breaks: tuple[Break, ...]) -> dict[str, BreakCause]:
-    return {f"{one.subject} {one.field or ''}".strip(): one.likeliest.cause for one in breaks}
+    return {f"{entry.subject} {entry.field or ''}".strip(): entry.likeliest.cause for entry in breaks}
 
 
 def change(morning: Morning, statement: str, **values: object) -> None:
@@ -96,7 +96,7 @@ def test_impossible_instants_of_a_consent_stop_no_reconciliation(morning: Mornin
     for fund in funds:
         change(morning, "UPDATE bigsite.cash_balance_eod SET ledger_balance = 6 WHERE cash_account_id = :account",
                account=fund.cash().id)  # fmt: skip
-    assert {one.portfolio_number for one in found(morning, FRIDAY)} == {fund.number for fund in funds}
+    assert {entry.portfolio_number for entry in found(morning, FRIDAY)} == {fund.number for fund in funds}
 
 
 @pytest.mark.parametrize("table", ["cash_transaction", "trade"])
@@ -113,7 +113,7 @@ def test_impossible_dates_of_later_rows_stop_no_reconciliation(morning_with: Mor
 
 @pytest.mark.parametrize("end", ["2022-01-01", "infinity", "9999-12-31", "12020-01-01"])
 def test_end_of_one_of_two_consents_explains_its_differences(morning: Morning, end: str) -> None:
-    """The one that stays has a shorter history and, perhaps, an end that stands for none."""
+    """The one that stays has a shorter history and, perhaps, an end that represents none."""
     fund = morning.funds[0]
     fund.consents[0]["history_from"] = dt.date(2020, 4, 2)
     fund.consent(granted_at="2020-03-02T00:00:00Z")
