@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,6 +41,8 @@ def configure_sessions(engine: sa.Engine, statement_timeout: str = STATEMENT_TIM
             cursor.execute("SET statement_timeout = 0")
             cursor.execute(statement)
         connection.commit()
+        if engine.dialect.driver == "psycopg":
+            _bound_dates(connection)
 
     @sa.event.listens_for(engine, "checkout")
     def reset_access(connection: Any, *_: object) -> None:
@@ -47,3 +50,28 @@ def configure_sessions(engine: sa.Engine, statement_timeout: str = STATEMENT_TIM
         engine.dialect.set_readonly(connection, None)  # type: ignore[attr-defined]  # a PostgreSQL dialect's
 
     return engine
+
+
+def _bound_dates(connection: Any) -> None:
+    """Let psycopg return the nearest date or instant of Python in place of one that it cannot hold.
+
+    One infinite date, or one beyond the year 9999, would otherwise end a statement about every portfolio.
+    """
+    from psycopg import DataError
+    from psycopg.types.datetime import DateLoader, TimestamptzLoader
+
+    def bounded(loader: Any, least: dt.date, greatest: dt.date) -> Any:
+        class Bounded(loader):  # type: ignore[misc]  # a loader of the driver
+            def load(self, data: Any) -> dt.date:
+                try:
+                    loaded: dt.date = super().load(data)
+                except DataError:
+                    text = bytes(data)
+                    return least if text.startswith(b"-") or text.endswith(b"BC") else greatest
+                return loaded
+
+        return Bounded
+
+    first, last = dt.datetime.min.replace(tzinfo=dt.UTC), dt.datetime.max.replace(tzinfo=dt.UTC)
+    connection.adapters.register_loader("date", bounded(DateLoader, dt.date.min, dt.date.max))
+    connection.adapters.register_loader("timestamptz", bounded(TimestamptzLoader, first, last))

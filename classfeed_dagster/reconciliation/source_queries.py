@@ -69,31 +69,6 @@ class Bigsite:
         text.unlink()
 
 
-def _bound_dates(cursor: Any) -> None:
-    """Let the cursor return the nearest date or instant of Python in place of one that it cannot hold.
-
-    One infinite date, or one beyond the year 9999, would otherwise end the reconciliation of every portfolio.
-    """
-    from psycopg import DataError
-    from psycopg.types.datetime import DateLoader, TimestamptzLoader
-
-    def bounded(loader: Any, least: dt.date, greatest: dt.date) -> Any:
-        class Bounded(loader):  # type: ignore[misc]  # a loader of the driver
-            def load(self, data: Any) -> dt.date:
-                try:
-                    loaded: dt.date = super().load(data)
-                except DataError:
-                    text = bytes(data)
-                    return least if text.startswith(b"-") or text.endswith(b"BC") else greatest
-                return loaded
-
-        return Bounded
-
-    first, last = dt.datetime.min.replace(tzinfo=dt.UTC), dt.datetime.max.replace(tzinfo=dt.UTC)
-    cursor.adapters.register_loader("date", bounded(DateLoader, dt.date.min, dt.date.max))
-    cursor.adapters.register_loader("timestamptz", bounded(TimestamptzLoader, first, last))
-
-
 @contextmanager
 def open_source(engine: sa.Engine) -> Iterator[Bigsite]:
     """Open bigsite read only, in one state for all queries. SourceReadError if it cannot be read."""
@@ -104,7 +79,6 @@ def open_source(engine: sa.Engine) -> Iterator[Bigsite]:
             raw = connection.connection.driver_connection
             assert isinstance(raw, psycopg.Connection)  # noqa: S101  # bigsite is PostgreSQL, its driver psycopg 3
             with raw.cursor() as cursor:
-                _bound_dates(cursor)
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 cursor.execute("SET LOCAL DateStyle = 'ISO, YMD'")
                 row = cursor.execute("SELECT now()").fetchone()

@@ -27,7 +27,7 @@ _STATEMENT_MILLISECONDS = 20_000
 # it. For suspects, every row counts that could correct them. `sharing`: suspects whose number another portfolio had,
 # perhaps one that never consented. Once they have it alone, the latest change of any portfolio or account counts.
 # `open`: not delivered yet, so that a consent that was revoked or expired since counts too: the date must be built
-# without it.
+# without it. An infinite instant is no change: the date would be issued again without end.
 _CHANGES = """
 WITH asked AS (
   SELECT * FROM unnest(CAST(:dates AS date[]), CAST(:cutoffs AS timestamptz[]), CAST(:seen AS timestamptz[]),
@@ -109,7 +109,7 @@ SELECT business_date, max(changed_at) FROM (
   SELECT s.business_date, x.recorded_at FROM suspect s JOIN bigsite.cash_account USING (portfolio_id)
     JOIN bigsite.cash_transaction x USING (cash_account_id)
     WHERE x.recorded_at > s.seen AND x.transaction_date <= s.business_date
-) AS changes GROUP BY business_date
+) AS changes WHERE changed_at < TIMESTAMPTZ '9999-01-01 00:00+00' GROUP BY business_date
 """
 
 

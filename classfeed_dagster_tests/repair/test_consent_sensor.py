@@ -10,6 +10,7 @@ import random
 
 import boto3
 import pytest
+import sqlalchemy as sa
 
 from classfeed_dagster.alerting.incidents import raised
 from classfeed_dagster.repair.consent_events import Queues
@@ -146,3 +147,21 @@ def test_probe_detects_expired_consent_without_a_changed_row(desk: Desk) -> None
     assert changed_since(desk.runtime, "CLASS", [ChangeQuery(day, observed, delivered=False)]) == {
         day: instant("2026-03-02T19:05:00Z")
     }
+
+
+@pytest.mark.parametrize("never", ["infinity", "12020-01-01"])
+def test_probe_detects_changes_beside_an_impossible_instant(desk: Desk, never: str) -> None:
+    """It would be issued again at every probe, or the statement would fail and no date be issued again."""
+    first, second = desk.two_customers()
+    desk.end_of_day(MONDAY)
+    day, observed = dt.date(2026, 3, 2), instant("2026-03-02T19:00:00Z")
+    balance = sa.text(
+        "UPDATE bigsite.cash_balance_eod SET updated_at = CAST(:at AS timestamptz) WHERE cash_account_id = :account"
+    )
+    for fund, at, expected in (
+        (first, never, {}),
+        (second, "2026-03-02T19:06:00Z", {day: instant("2026-03-02T19:06:00Z")}),
+    ):
+        with desk.runtime.engine.begin() as connection:
+            connection.execute(balance, {"at": at, "account": fund.cash().id})
+        assert changed_since(desk.runtime, "CLASS", [ChangeQuery(day, observed)]) == expected
