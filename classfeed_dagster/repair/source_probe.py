@@ -88,7 +88,8 @@ SELECT business_date, max(changed_at) FROM (
   UNION ALL
   SELECT s.business_date, latest.updated_at FROM suspect s
     CROSS JOIN (SELECT max(updated_at) AS updated_at FROM (SELECT updated_at FROM bigsite.portfolio
-                UNION ALL SELECT updated_at FROM bigsite.cash_account) AS every) AS latest
+                UNION ALL SELECT updated_at FROM bigsite.cash_account) AS every
+                WHERE updated_at < TIMESTAMPTZ '9999-01-01 00:00+00') AS latest
     WHERE s.sharing AND latest.updated_at > s.seen
       AND NOT EXISTS (SELECT FROM bigsite.portfolio p WHERE p.hin = s.hin AND p.portfolio_id <> s.portfolio_id
                       AND p.status <> 'CLOSED')
