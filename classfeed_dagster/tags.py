@@ -24,6 +24,8 @@ CODE_LOCATION, REPOSITORY = "classfeed", "__repository__"  # as in workspace.yam
 PARENT_TAG, RETRY_TAG = "dagster/parent_run_id", "dagster/retry_number"
 # The process of a run that the command line executes. Dagster shows no tag with this prefix.
 OWNER_TAG = ".dagster/classfeed_owner"
+# The process in which a run of the local instance started, after the run's id.
+PROCESS_TAG = ".dagster/classfeed_process"
 
 
 def executed_again(tags: Mapping[str, str]) -> bool:

@@ -10,18 +10,16 @@ import datetime as dt
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-import psutil
-from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
-from dagster._core.launcher import DefaultRunLauncher
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from classfeed_dagster.errors import NotReadyError
 from classfeed_dagster.local.processes import ProcessIdentity
-from classfeed_dagster.tags import FEED_TAG, OWNER_TAG, PARENT_TAG, PARTITION_TAG
+from classfeed_dagster.tags import FEED_TAG, OWNER_TAG, PARENT_TAG, PARTITION_TAG, PROCESS_TAG
 
 POOL = "bigsite"
 _UNDER_WAY = [
@@ -34,7 +32,6 @@ _UNDER_WAY = [
 ABANDONED = dt.timedelta(hours=1)
 _ENDED = frozenset({DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED})
 _POLL_SECONDS = 1.0
-_CLOCK_SLACK = 2.0  # seconds by which a process may appear to start after its own first event
 
 
 class PoolBusyError(NotReadyError):
@@ -65,7 +62,7 @@ class PoolHolder:
             return cls(run_id, "", "", None, None)
         tags = record.dagster_run.tags
         since = None if record.start_time is None else dt.datetime.fromtimestamp(record.start_time, dt.UTC)
-        owner = _owner(tags)
+        owner = _owner(record.dagster_run)
         return cls(run_id, tags.get(FEED_TAG, "a run"), tags.get(PARTITION_TAG, ""), since, owner)
 
     def __str__(self) -> str:
@@ -82,7 +79,7 @@ def recover_dead_runs(instance: DagsterInstance) -> list[str]:
     marked = []
     for record in instance.get_run_records(RunsFilter(statuses=_UNDER_WAY)):
         run = record.dagster_run
-        if _is_dead(instance, record):
+        if _is_dead(run, record.create_timestamp):
             instance.report_run_failed(run, "The process of this run was killed. Run the date again.")
             marked.append(run.run_id)
     storage = instance.event_log_storage
@@ -145,27 +142,16 @@ def background_recovery(instance: DagsterInstance) -> Iterator[None]:
         thread.join()
 
 
-def _owner(tags: Mapping[str, str]) -> ProcessIdentity | None:
-    # A re-execution has its parent's tag, and no process of the command line.
-    return None if PARENT_TAG in tags else ProcessIdentity.parse(tags.get(OWNER_TAG, ""))
+def _owner(run: DagsterRun) -> ProcessIdentity | None:
+    # A re-execution has its parent's tags until it starts.
+    run_id, _, process = run.tags.get(PROCESS_TAG, "").partition(" ")
+    if run_id == run.run_id:
+        return ProcessIdentity.parse(process)
+    return None if PARENT_TAG in run.tags else ProcessIdentity.parse(run.tags.get(OWNER_TAG, ""))
 
 
-def _is_dead(instance: DagsterInstance, record: RunRecord) -> bool:
-    run = record.dagster_run
-    owner = _owner(run.tags)
+def _is_dead(run: DagsterRun, created: dt.datetime) -> bool:
+    owner = _owner(run)
     if owner is not None:
         return owner.dead
-    if run.status is DagsterRunStatus.NOT_STARTED:
-        return dt.datetime.now(dt.UTC) - record.create_timestamp > ABANDONED
-    if not isinstance(instance.run_launcher, DefaultRunLauncher):
-        return False  # runs have machines of their own, which Dagster's monitoring checks
-    records = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.RUN_START).records
-    event = records[-1].event_log_entry if records else None
-    pid = None if event is None or event.dagster_event is None else event.dagster_event.pid
-    if event is None or pid is None:
-        return False
-    try:
-        process = psutil.Process(pid)
-        return bool(process.status() == psutil.STATUS_ZOMBIE or process.create_time() > event.timestamp + _CLOCK_SLACK)
-    except psutil.NoSuchProcess:
-        return True
+    return run.status is DagsterRunStatus.NOT_STARTED and dt.datetime.now(dt.UTC) - created > ABANDONED

@@ -31,6 +31,8 @@ from dagster._core.storage.sqlite_storage import (
 from dagster._serdes import ConfigurableClassData
 
 from classfeed_dagster.file_access import owner_only
+from classfeed_dagster.local.processes import ProcessIdentity
+from classfeed_dagster.tags import PROCESS_TAG
 
 _MOST_ENGINES = 16  # every run has its own file: a service that reads thousands must not keep them all open
 
@@ -108,6 +110,12 @@ class _EventLogStorage(SqliteEventLogStorage):
                 self._initialized_dbs.add(shard)
             with engine.begin() as connection:
                 yield connection
+
+    def store_event(self, event: dg.EventLogEntry) -> None:
+        """Store the event. With a run's first one, its process: the number alone may be another process's later."""
+        if event.dagster_event_type is dg.DagsterEventType.RUN_START:
+            self._instance.add_run_tags(event.run_id, {PROCESS_TAG: f"{event.run_id} {ProcessIdentity.current()}"})
+        super().store_event(event)
 
     def has_table(self, table_name: str) -> bool:
         """Return True if the index has the table. Dagster asks before each check's event, and drops no table."""

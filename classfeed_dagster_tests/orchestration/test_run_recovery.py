@@ -34,6 +34,7 @@ from classfeed_dagster.tags import OWNER_TAG, PARENT_TAG
 HOLDER = """
 import sys, time
 from pathlib import Path
+import time_machine
 from dagster import job, op
 from classfeed_dagster.local.dagster_instance import open_instance
 from classfeed_dagster.local.processes import ProcessIdentity
@@ -44,6 +45,8 @@ def landing():
     time.sleep(600)
 @job
 def small(): landing()
+if sys.argv[2] == "clock behind":
+    time_machine.travel(time.time() - 3600).start()
 with open_instance(Path(sys.argv[1])) as instance:
     tags = {FEED_TAG: "class_super", PARTITION_TAG: "2023-01-03"}
     if sys.argv[2] == "tag":
@@ -64,11 +67,14 @@ tagged = pytest.mark.parametrize(
 )  # fmt: skip
 
 
-@pytest.fixture(params=["tag", "event"])
+@pytest.fixture(params=["tag", "event", "clock behind"])
 def holder(
     instance: DagsterInstance, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a process whose run holds the pool, known by its run's tag or its run's first event."""
+    """Start a process whose run holds the pool, known by its run's tag or its run's first event.
+
+    With "clock behind", the machine's clock is set forward by an hour after the run's start.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path), request.param],
         stdout=subprocess.PIPE,
