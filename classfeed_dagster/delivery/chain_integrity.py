@@ -40,9 +40,9 @@ def require_chain(store: ObjectStore, feed: str, days: Iterable[dt.date]) -> Non
 
 
 def require_reached(store: ObjectStore, feed: str, delivered: int) -> None:
-    """Raise StoreBehindError unless the chain reaches position ``known``, which was delivered."""
+    """Raise StoreBehindError unless the chain has the manifest of position ``delivered``."""
     last = last_place(store, feed)
-    position = last.position if last else 0
+    position = 0 if last is None else last.position - (last.manifest is None)
     if position < delivered:
         raise StoreBehindError(feed, delivered, position)
 

@@ -60,3 +60,11 @@ def test_store_behind_its_deliveries_is_refused_with_advice(delivered: LocalStor
     with pytest.raises(StoreBehindError, match="restore the newer version of chain/, delivered/ and ledger/") as error:
         require_reached(delivered, FEED, 4)
     assert error.value.exit_code is ExitCode.STOPPED
+
+
+def test_chain_without_the_manifest_of_a_known_delivery_is_refused(delivered: LocalStore) -> None:
+    # Only ``delivered/`` was restored. Without Dagster's record this is an attempt that stopped before its manifest.
+    delivered.delete(manifest_key(FEED, DAY2, 0))
+    require_reached(delivered, FEED, 2)
+    with pytest.raises(StoreBehindError, match="ends at position 2, but position 3 was delivered"):
+        require_reached(delivered, FEED, 3)
