@@ -118,6 +118,11 @@ class RecipientSchedule:
         number = self.sequence_number(day)
         return self.dates()[number - 2] if number > 1 else None
 
+    def around(self, day: dt.date) -> list[dt.date]:
+        """Return the business dates directly before and after ``day``, which is between them."""
+        number = self.sequence_number(day)
+        return self.dates()[max(0, number - 2) : number + 1]
+
     def dates_between(self, first: dt.date, last: dt.date) -> list[dt.date]:
         """Return the audience's business dates from ``first`` to ``last``, both included."""
         return [day for day in self.dates() if first <= day <= last]

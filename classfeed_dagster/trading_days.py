@@ -24,7 +24,9 @@ LAST_SUPPORTED = dt.date(2035, 12, 31)
 HOLIDAYS_FILE = "asx_holidays.txt"
 
 # Corrections to the table, each with its reason. A wrong holiday would stop or double a feed, and the library behind
-# the table has its own release schedule, so a known error is corrected here at once.
+# the table has its own release schedule, so a known error is corrected here at once. Only before the next date is
+# delivered: later, a feed refuses the change (``CalendarChangedError``). A date that was delivered stays, and the rows
+# of a day without a date have travelled in the next one.
 EXTRA_HOLIDAYS: frozenset[dt.date] = frozenset()
 EXTRA_BUSINESS_DAYS: frozenset[dt.date] = frozenset()
 

@@ -1,6 +1,6 @@
 """Checks of a run's base: the manifests of its dates against the chain, and the chain against known deliveries.
 
-``classfeed verify`` checks the whole chain. A run checks the dates that it depends on: its own and the previous one.
+``classfeed verify`` checks the whole chain. A run checks its own date and the feed's dates before and after it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.delivery.problems import build_differences, manifest_problems
 from classfeed_dagster.delivery.state import DeliveredRevision, checkpoint_fault, delivered_state
 from classfeed_dagster.errors import DamagedRecordError, DataError
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import manifest_key
 
@@ -29,12 +30,30 @@ class StoreBehindError(DataError):
         )
 
 
-def require_chain(store: ObjectStore, feed: str, days: Iterable[dt.date]) -> None:
-    """Raise DamagedRecordError unless the chain names exactly the manifests of ``days``."""
+class CalendarChangedError(DataError):
+    """A delivered date has another place among the feed's business dates than when it was delivered."""
+
+    def __init__(self, feed: str, day: dt.date, delivered: int, now: int) -> None:
+        super().__init__(
+            f"{feed} of {day.isoformat()} was delivered as business date {delivered} of the feed, and is number {now} "
+            "now. Before a delivered date no business date is added or removed: undo the change of the ASX calendar "
+            "(EXTRA_HOLIDAYS and EXTRA_BUSINESS_DAYS in trading_days.py), of the first business date or of the "
+            "feed's cadence. No document is delivered until then."
+        )
+
+
+def require_chain(store: ObjectStore, feed: str, days: Iterable[dt.date], audience: RecipientSchedule) -> None:
+    """Raise DamagedRecordError unless the chain names exactly the manifests of ``days``.
+
+    CalendarChangedError if one of them was delivered under another sequence number than the audience's.
+    """
     last = last_place(store, feed)
     for day in days:
         # ``current`` compares the older manifests that still count with the checkpoint.
         state = delivered_state(store, feed, day, sent=False)
+        number = audience.sequence_number(day)
+        if state.latest is not None and state.latest.sequence_number != number:
+            raise CalendarChangedError(feed, day, state.latest.sequence_number, number)
         for revision in {entry.revision: entry for entry in (*state.current, *state.recent)}.values():
             _require_place(store, feed, day, revision, last)
 

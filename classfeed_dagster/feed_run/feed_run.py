@@ -153,9 +153,11 @@ class FeedRun(FeedDate):
         )
 
     def require_chain(self) -> None:
-        """Raise DamagedRecordError unless the chain names exactly the manifests that the date builds on."""
-        previous = self.audience.previous(self.day)
-        require_chain(self.store, self.feed.name, [self.day] if previous is None else [previous, self.day])
+        """Raise DamagedRecordError unless the chain names exactly the manifests that the date builds on.
+
+        CalendarChangedError if this date, the one before or the one after was delivered under another calendar.
+        """
+        require_chain(self.store, self.feed.name, self.audience.around(self.day), self.audience)
 
     def ledger_view(self) -> LedgerView:
         """Return the date's view of the delivered ledger: rows sent before, and findings against them."""

@@ -77,7 +77,7 @@ def date_evidence(runtime: Runtime, feed: Feed, day: dt.date) -> DateEvidence:
     store = live_and_shadow(runtime.store, feed.name)
     gaps: list[str] = []
     try:
-        require_chain(store, feed.name, [day])
+        require_chain(store, feed.name, [day], audience)
     except DataError as error:
         gaps.append(str(error))
     deliveries = _deliveries(runtime, feed, day)

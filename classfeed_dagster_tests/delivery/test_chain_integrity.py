@@ -11,7 +11,7 @@ from classfeed_dagster.delivery.chain_integrity import StoreBehindError, require
 from classfeed_dagster.errors import DamagedRecordError, ExitCode
 from classfeed_dagster.store import LocalStore
 from classfeed_dagster.stored_records import chain_key, manifest_key
-from classfeed_dagster_tests.fixtures.delivery_pipeline import DAY1, DAY2, FEED, deliver, edit, simple
+from classfeed_dagster_tests.fixtures.delivery_pipeline import AUDIENCE, DAY1, DAY2, FEED, deliver, edit, simple
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def delivered(local_store: LocalStore) -> LocalStore:
 
 
 def test_untouched_chain_is_sound(delivered: LocalStore) -> None:
-    require_chain(delivered, FEED, [DAY1, DAY2])
+    require_chain(delivered, FEED, [DAY1, DAY2], AUDIENCE)
     require_reached(delivered, FEED, 3)
 
 
@@ -34,26 +34,26 @@ def test_edited_manifest_is_refused_in_any_place(delivered: LocalStore, day: dt.
     manifest = json.loads(delivered.read(key))
     edit(delivered, key, manifest["portfolios"][0]["digest"].encode(), b"0" * 64)
     with pytest.raises(DamagedRecordError, match="restore the object's earlier version") as error:
-        require_chain(delivered, FEED, [day])
+        require_chain(delivered, FEED, [day], AUDIENCE)
     assert error.value.exit_code is ExitCode.STOPPED
 
 
 def test_older_revision_copied_over_a_newer_one_is_refused(delivered: LocalStore) -> None:
     delivered.put(manifest_key(FEED, DAY1, 1), delivered.read(manifest_key(FEED, DAY1, 0)))
     with pytest.raises(DamagedRecordError, match="manifest of another delivery"):
-        require_chain(delivered, FEED, [DAY1])
+        require_chain(delivered, FEED, [DAY1], AUDIENCE)
 
 
 def test_changed_chain_entry_is_refused(delivered: LocalStore) -> None:
     edit(delivered, chain_key(FEED, 3), b'"revision":0', b'"revision":7')
     with pytest.raises(DamagedRecordError, match="position 3 of the chain names another delivery"):
-        require_chain(delivered, FEED, [DAY2])
+        require_chain(delivered, FEED, [DAY2], AUDIENCE)
 
 
 def test_manifest_beyond_the_chain_is_refused(delivered: LocalStore) -> None:
     delivered.delete(chain_key(FEED, 3))
     with pytest.raises(DamagedRecordError, match="the chain has no position 3"):
-        require_chain(delivered, FEED, [DAY2])
+        require_chain(delivered, FEED, [DAY2], AUDIENCE)
 
 
 def test_store_behind_its_deliveries_is_refused_with_advice(delivered: LocalStore) -> None:

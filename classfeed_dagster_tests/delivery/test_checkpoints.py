@@ -121,7 +121,7 @@ def test_folded_ledger_equals_that_of_all_manifests(many: LocalStore) -> None:
 
 def _reads(store: ObjectStore, day: LedgerDay) -> int:
     counting = Counting(store)
-    require_chain(counting, FEED, [DAY1])  # type: ignore[arg-type]
+    require_chain(counting, FEED, [DAY1], AUDIENCE)  # type: ignore[arg-type]
     deliver(counting, day)  # type: ignore[arg-type]
     return sum(call.startswith(("read", "local_file")) for call in counting.calls)
 
@@ -189,7 +189,7 @@ def test_edited_old_manifest_that_counts_is_refused(local_store: LocalStore) -> 
     digest = json.loads(local_store.read(key))["portfolios"][0]["digest"]
     edit(local_store, key, digest.encode(), b"0" * 64)
     with pytest.raises(DamagedRecordError, match="a later delivery of the date names other bytes"):
-        require_chain(local_store, FEED, [DAY1])
+        require_chain(local_store, FEED, [DAY1], AUDIENCE)
 
 
 def test_edited_checkpoint_is_refused_and_found(local_store: LocalStore) -> None:
@@ -198,7 +198,7 @@ def test_edited_checkpoint_is_refused_and_found(local_store: LocalStore) -> None
     digest = next(iter(json.loads(local_store.read(key))["portfolios"].values()))[0]
     edit(local_store, key, digest.encode(), b"0" * 64)
     with pytest.raises(DamagedRecordError, match="not the checkpoint that the manifest names"):
-        require_chain(local_store, FEED, [DAY1])
+        require_chain(local_store, FEED, [DAY1], AUDIENCE)
     assert key in "".join(problem.location for problem in verify_feed(local_store, FEED, FORMAT).problems)
 
 
@@ -210,7 +210,7 @@ def test_forged_checkpoint_of_the_last_manifest_is_refused(local_store: LocalSto
     edit(local_store, key, digest.encode(), b"0" * 64)
     edit(local_store, last.key, sha256(before).encode(), sha256(local_store.read(key)).encode())
     with pytest.raises(DamagedRecordError, match="its checkpoint is wrong"):
-        require_chain(local_store, FEED, [DAY1])
+        require_chain(local_store, FEED, [DAY1], AUDIENCE)
 
 
 def test_attempt_that_died_around_the_checkpoint_is_completed(tmp_path: Path) -> None:
@@ -250,4 +250,4 @@ def test_withheld_file_of_a_folded_revision_counts_for_nothing(many: LocalStore,
     assert (number in before.numbers, number in after.numbers, number in after.held_back) == (True, False, True)
     assert number in after.withheld_numbers
     assert verify_feed(store, FEED, FORMAT).sound
-    require_chain(store, FEED, [DAY1])
+    require_chain(store, FEED, [DAY1], AUDIENCE)
