@@ -91,7 +91,7 @@ def run_fact(instance: DagsterInstance, record: RunRecord, now: dt.datetime) -> 
         ended,
         classify(events.errors),
         version,
-        retried_by_dagster=promised and ended is not None and now - ended < PROMISED,
+        retried_by_dagster=promised and ended is not None and abs(now - ended) < PROMISED,
         remaining=events.remaining,
         snapshot_id=events.snapshot_id,
         finding=finding,

@@ -178,7 +178,7 @@ def _failed(facts: DateFacts, last: RunFact, now: dt.datetime, policy: Policy) -
             return _again(facts, now, policy, f"stopped by {cause.error}; bigsite's schema keeps its contract again")
         return _say(facts, Action.GIVE_UP, f"{cause.error} ({cause.kind}), which a retry cannot fix", cause)
     if cause.kind is CauseKind.NOT_READY:
-        next_check = (last.ended_at or now) + dt.timedelta(minutes=NOT_READY_MINUTES) * policy.pace
+        next_check = _after_pause(last, dt.timedelta(minutes=NOT_READY_MINUTES) * policy.pace, now)
         if now < next_check:
             return _say(facts, Action.WAIT, "bigsite's end of day is not complete", cause, not_before=next_check)
         return _run(facts, "checking bigsite's end of day again", cause=cause, fresh=_must_read(facts))
@@ -205,7 +205,7 @@ def _again(
     if len(attempts) >= limit:
         return _say(facts, Action.GIVE_UP, f"{reason}: tried {len(attempts)} times", cause)
     wait = backoff(facts.feed, facts.business_date, len(attempts)) * policy.pace
-    not_before = (facts.runs[-1].ended_at or now) + wait
+    not_before = _after_pause(facts.runs[-1], wait, now)
     if now < not_before:
         return _say(facts, Action.WAIT, f"{reason}: next attempt soon", cause, not_before=not_before)
     return _run(facts, reason, fresh=_must_read(facts), selection=selection, cause=cause)
@@ -301,7 +301,13 @@ def another_attempt(
     if hopeless or not cause.kind.retried:
         return last.code_version != settings.code_version
     wait = backoff(job, day, attempts) * settings.repair_pace
-    return True if now >= (last.ended_at or now) + wait else None
+    return True if now >= _after_pause(last, wait, now) else None
+
+
+def _after_pause(last: RunFact, pause: dt.timedelta, now: dt.datetime) -> dt.datetime:
+    # A run that ended in the future ended before the clock was set back: how long ago is unknown.
+    ended = last.ended_at or now
+    return now if ended - now > pause else ended + pause
 
 
 def source_changed(facts: DateFacts) -> bool:

@@ -71,6 +71,13 @@ def test_last_run_decides_on_the_date(run: RunFact, expected: Action) -> None:
     assert action(facts(runs=[run])) is expected
 
 
+@pytest.mark.parametrize("cause", [DOWN, NOT_READY])
+def test_run_of_a_day_to_come_is_retried_now(cause: Cause) -> None:
+    # The machine's clock was a day ahead while the run failed.
+    assert action(facts(runs=[failed(cause, minutes=24 * 60)])) is Action.RUN
+    assert action(facts(runs=[failed(cause, minutes=61)])) is Action.WAIT  # clocks of two machines differ a little
+
+
 def test_delivered_date_is_repaired_only_after_a_source_change() -> None:
     delivered = facts(delivered=True, snapshot_at=DUE, landed_at=DUE, runs=[RunFact("a", RunState.SUCCEEDED, DUE)])
     assert decide(delivered, DUE + HOUR, POLICY).reason == "delivered"
