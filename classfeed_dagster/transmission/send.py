@@ -25,7 +25,7 @@ from classfeed_dagster.delivery.manifest import Manifest, Page, Sha256
 from classfeed_dagster.delivery.quarantine import held
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.withheld import WithheldFile, withheld_key
-from classfeed_dagster.errors import DamagedRecordError, GateRefusedError, StaleBuildError
+from classfeed_dagster.errors import DamagedRecordError, DataError, GateRefusedError, StaleBuildError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, create_record, file_facts, from_json, manifest_key
@@ -51,6 +51,17 @@ class ConsentEndedError(StaleBuildError):
             f"{feed}: consent ended for {counted(len(numbers), 'portfolio')} of files that are delivered and not sent "
             f"({', '.join(numbers[:20])}). These files are withheld, and a new revision without these portfolios is "
             "built"
+        )
+
+
+class ReceiptsLostError(DataError):
+    """The store lacks receipts of files that were sent: it was restored from an older backup."""
+
+    def __init__(self, feed: str, day: dt.date, sent: int, present: int) -> None:
+        super().__init__(
+            f"{feed} of {day.isoformat()}: the store has {counted(present, 'receipt')}, but {counted(sent, 'file')} "
+            "had one. The store is older than the deliveries: restore the newer version of transmitted/ and outgoing/, "
+            "and run again. No file of the date is sent until then: the recipient may have taken those files."
         )
 
 
@@ -104,6 +115,13 @@ def receipts(store: ObjectStore, feed: str, day: dt.date) -> tuple[Receipt, ...]
     """Return the receipts of a business date, by revision and message id."""
     keys = store.list(receipts_prefix(feed, day))
     return tuple(from_json(Receipt, store.read(key), store.location(key)) for key in keys)
+
+
+def require_receipts(store: ObjectStore, feed: str, day: dt.date, known: int) -> None:
+    """Raise ReceiptsLostError if the store has fewer than ``known`` receipts of a business date."""
+    present = sum(1 for _ in store.list(receipts_prefix(feed, day)))
+    if present < known:
+        raise ReceiptsLostError(feed, day, known, present)
 
 
 def live_deliveries(store: ObjectStore, feed: str, day: dt.date) -> tuple[Manifest, ...]:

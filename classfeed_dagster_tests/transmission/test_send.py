@@ -114,6 +114,25 @@ def test_dates_wait_for_an_unsent_one_however_old_without_attempts(desk: Desk, e
     assert list(Upload.files) == ["/in/sent-20260302-r0-p1.xml.gz", "/in/sent-20260303-r0-p1.xml.gz"]
 
 
+def test_receipts_lost_in_a_restore_send_nothing_twice(desk: Desk, endpoint: str) -> None:
+    prepared(desk, sending_feed(endpoint))
+    assert desk.run(MONDAY.isoformat(), feed="sent").outcome is Outcome.DELIVERED
+    Upload.files.clear()  # the recipient has taken the file
+    backup = {key: desk.runtime.store.read(key) for key in desk.runtime.store.list("transmitted/")}
+    for key in backup:
+        desk.runtime.store.delete(key)
+    report = desk.run(MONDAY.isoformat(), feed="sent")
+    assert (report.outcome, Upload.files) == (Outcome.STOPPED, {})
+    assert "has 0 receipts, but 1 file had one" in report.message
+    assert "restore the newer version of transmitted/" in report.message
+    assert "2026-03-02 is not sent yet" in desk.run(TUESDAY.isoformat(), feed="sent").message
+    for key, data in backup.items():
+        desk.runtime.store.create(key, data)
+    assert desk.run(MONDAY.isoformat(), feed="sent").outcome is Outcome.NOTHING_TO_DO
+    desk.run(TUESDAY.isoformat(), feed="sent")
+    assert list(Upload.files) == ["/in/sent-20260303-r0-p1.xml.gz"]
+
+
 def test_crash_before_the_receipt_sends_nothing_twice(desk: Desk, endpoint: str) -> None:
     feed = sending_feed(endpoint)
     prepared(desk, feed)

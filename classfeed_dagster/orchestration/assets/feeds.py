@@ -31,12 +31,12 @@ from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import quarantine_prefix
 from classfeed_dagster.tags import CORRELATION_TAG
-from classfeed_dagster.transmission.send import receipts
+from classfeed_dagster.transmission.send import receipts, require_receipts
 
 _POLL_SECONDS = 2.0
 _WAIT_SECONDS = 600  # of a delivery for the business date before it
-_RECENT_DELIVERIES = 20  # events searched for the newest position in the chain
-CHAIN_POSITION = "chain_position"
+_RECENT_EVENTS = 20  # searched for the newest position in the chain, and a date's receipts
+CHAIN_POSITION, _RECEIPTS = "chain_position", "receipts"
 _SHOWN = 20
 _RECENT_DATES = 30  # in the chart of portfolios held back
 _Results = Iterator[dg.MaterializeResult[None]]
@@ -202,7 +202,7 @@ def _delivery(feed_context: FeedContext) -> dg.AssetsDefinition:
             work = feed_context.work(context, runtime)
             if feed_context.is_idle(context, work, "delivery"):
                 return
-            require_reached(work.store, feed_context.feed.name, _known_position(context))
+            require_reached(work.store, feed_context.feed.name, _highest_known(context, CHAIN_POSITION))
             outcome = work.publish(_waiting(context))
             get_logger().info("delivery", outcome=outcome.kind, mode=work.flags.mode.value)
         yield dg.MaterializeResult(metadata=_delivery_metadata(work, outcome))
@@ -226,6 +226,8 @@ def _transmission(feed_context: FeedContext) -> dg.AssetsDefinition:
             work = feed_context.work(context, runtime)
             if feed_context.is_idle(context, work, "transmission"):
                 return
+            known = _highest_known(context, _RECEIPTS, [day.isoformat()])
+            require_receipts(runtime.store, feed_context.feed.name, day, known)
             new = work.send() if feed_context.feed.sends_on(day) else ()
             every = receipts(runtime.store, feed_context.feed.name, day)
             get_logger().info("sent", new=len(new), receipts=len(every))
@@ -236,7 +238,7 @@ def _transmission(feed_context: FeedContext) -> dg.AssetsDefinition:
             metadata={
                 "destination": where,
                 "sent_now": len(new),
-                "receipts": len(every),
+                _RECEIPTS: len(every),
                 "files": markdown_table(["message", "name", "bytes", "answer", "sent at"], rows),
             }
         )
@@ -244,17 +246,17 @@ def _transmission(feed_context: FeedContext) -> dg.AssetsDefinition:
     return transmission
 
 
-def _known_position(context: dg.AssetExecutionContext) -> int:
-    # Newest position in the chain in Dagster's own events: a store restored from a backup may lack it.
+def _highest_known(context: dg.AssetExecutionContext, name: str, partitions: Sequence[str] | None = None) -> int:
+    # The highest value in Dagster's own events: a store restored from a backup may be behind it.
     records = context.instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=context.asset_key), limit=_RECENT_DELIVERIES
+        dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=partitions), limit=_RECENT_EVENTS
     ).records
-    positions = [
-        record.asset_materialization.metadata[CHAIN_POSITION].value
+    values = [
+        record.asset_materialization.metadata[name].value
         for record in records
-        if record.asset_materialization and CHAIN_POSITION in record.asset_materialization.metadata
+        if record.asset_materialization and name in record.asset_materialization.metadata
     ]
-    return max((int(str(position)) for position in positions), default=0)
+    return max((int(str(value)) for value in values), default=0)
 
 
 def _waiting(context: dg.AssetExecutionContext) -> Callable[[NotInOrderError], bool]:
