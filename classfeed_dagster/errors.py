@@ -56,6 +56,7 @@ DECLARED_IN = (
     "cli.support",
     "delivery.chain_integrity",
     "delivery.ledger_rebuild",
+    "delivery.refreshes",
     "documents.csv_reader",
     "documents.epi_reader",
     "documents.epi_validator",

@@ -7,14 +7,16 @@ in full. Otherwise it has lapsed: the next date was delivered first (docs/adr/00
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
 from classfeed_dagster.delivery.delivery_history import latest_date, live_and_shadow
+from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state
+from classfeed_dagster.errors import DataError
 from classfeed_dagster.schedules import EarlyConsent, RecipientSchedule, Refreshed
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, from_json, safe_name, to_json
@@ -48,6 +50,33 @@ class Refresh(StoredRecord):
         return (
             f"{_prefix(self.feed, self.early)}{self.business_date.isoformat()}/{safe_name(self.portfolio_number)}.json"
         )
+
+
+class RefreshRecordsLostError(DataError):
+    """The store lacks records of delivered refreshes: it was restored from an older backup."""
+
+    def __init__(self, feed: str, day: dt.date, numbers: Sequence[str]) -> None:
+        super().__init__(
+            f"{feed} of {day.isoformat()}: {', '.join(numbers[:20])} sent in full on request, and the request's record "
+            f"is missing below {_prefix(feed, early=False)}. The store is older than the deliveries: restore the newer "
+            "version of reruns/, and run again. Without it the date would be delivered again without the customer's "
+            "history."
+        )
+
+
+def require_refreshes(state: DeliveredState, refreshed: Refreshed) -> None:
+    """Raise RefreshRecordsLostError if the date was delivered with refreshes that ``refreshed`` does not have."""
+    lost = {
+        entry.number
+        for revision in state.current
+        if isinstance(revision.manifest, Manifest)
+        for entry in revision.manifest.portfolios
+        if (entry.change, entry.extract) == ("CURRENT", "FULL")
+        and entry.number not in refreshed.in_full
+        and state.portfolios[entry.number].revision == revision.revision
+    }
+    if lost:
+        raise RefreshRecordsLostError(state.feed, state.business_date, sorted(lost))
 
 
 def record_refresh(store: ObjectStore, refresh: Refresh) -> bool:

@@ -19,10 +19,12 @@ from classfeed_dagster.bigsite.consent import query_consented
 from classfeed_dagster.delivery.build import Build, DeliveryContext, build_delivery, read_build
 from classfeed_dagster.delivery.chain_integrity import require_chain
 from classfeed_dagster.delivery.checks import CheckResult
+from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.delivery.manifest import SnapshotRef
 from classfeed_dagster.delivery.plan import DeliveryPlan, plan_delivery
 from classfeed_dagster.delivery.publish import PublishOutcome, publish
 from classfeed_dagster.delivery.quarantine import held, update_quarantine
+from classfeed_dagster.delivery.refreshes import require_refreshes
 from classfeed_dagster.delivery.state import delivered_state, earlier_date, ever_delivered
 from classfeed_dagster.domains.build import (
     CONSENTED,
@@ -156,8 +158,11 @@ class FeedRun(FeedDate):
         """Raise DamagedRecordError unless the chain names exactly the manifests that the date builds on.
 
         CalendarChangedError if this date, the one before or the one after was delivered under another calendar.
+        RefreshRecordsLostError if this date was delivered with refreshes whose records are lost.
         """
         require_chain(self.store, self.feed.name, self.audience.around(self.day), self.audience)
+        if self.flags.mode is FeedMode.LIVE:
+            require_refreshes(delivered_state(self.store, self.feed.name, self.day), self.schedule.refreshed)
 
     def ledger_view(self) -> LedgerView:
         """Return the date's view of the delivered ledger: rows sent before, and findings against them."""

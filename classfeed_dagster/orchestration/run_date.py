@@ -60,9 +60,9 @@ _GUIDES: Mapping[Outcome, str] = {
     ),
     Outcome.STOPPED: (
         "Stored data is missing, damaged or contradicts the chain of manifests. Nothing was delivered. Restore the "
-        "object's earlier version (the bucket keeps versions), then run `classfeed verify`. With `StoreBehindError` or "
-        "`ReceiptsLostError` the store is older than Dagster's records. Restore the newer `chain/`, `delivered/`, "
-        "`ledger/`, `transmitted/` and `outgoing/` before any run, or the recipient gets the date twice."
+        "object's earlier version (the bucket keeps versions), then run `classfeed verify`. With `StoreBehindError`, "
+        "`ReceiptsLostError` or `RefreshRecordsLostError` the store is older than its deliveries. Restore what the "
+        "message names before any run, or the recipient gets data twice."
     ),
     Outcome.SOURCE_NOT_READY: (
         "bigsite's end of day for the date is missing or incomplete. Repair checks every ten minutes. Ask bigsite's "

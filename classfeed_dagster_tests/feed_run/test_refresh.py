@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import tables
-from classfeed_dagster.delivery.refreshes import Refresh, record_refresh
+from classfeed_dagster.delivery.refreshes import Refresh, RefreshRecordsLostError, record_refresh
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.domains.build import AudienceNotReadError
 from classfeed_dagster.feeds.class_super import FEED
@@ -90,6 +90,23 @@ def test_refresh_current_portfolio_is_sent_in_full_alone(morning_with: MorningWi
     assert morning.position(first, TUESDAY) == Decimal("802.50")
     assert morning.reasons(TUESDAY) == {}
     require_sound(morning, FRIDAY, MONDAY, TUESDAY)
+
+
+def test_record_lost_in_a_restore_stops_the_refreshed_date_alone(morning_with: MorningWith) -> None:
+    morning = morning_with(monday_delivered)
+    fund, store = morning.funds[0], morning.runtime.store
+    refresh(morning, MONDAY, fund.number)
+    morning.run(MONDAY)
+    for key in list(store.list("reruns/")):
+        store.delete(key)
+    with pytest.raises(
+        RefreshRecordsLostError, match=f"{fund.number} sent in full .* restore the newer version of reruns/"
+    ):
+        morning.run(MONDAY)
+    morning.end_of_day(TUESDAY)
+    assert morning.run(TUESDAY).kind == "DELIVERED"
+    refresh(morning, MONDAY, fund.number)
+    assert morning.run(MONDAY).kind == "NOTHING_TO_DO"
 
 
 def test_refresh_with_shared_history_repeats_openings_and_balances(morning: Morning) -> None:
