@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from dagster._core.launcher import LaunchRunContext
 from dagster._core.launcher.base import ResumeRunContext, RunLauncher
@@ -54,3 +55,13 @@ class PlainTags(RunLauncher):
 
 class RestrictedEcsRunLauncher(PlainTags, EcsRunLauncher):
     """ECS run launcher that starts every run with the command, role and network of the worker's task definition."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Launch by the family's name: ECS takes its latest active revision.
+
+        The stock launcher keeps the revision of its start, which a later change of the stack deregisters
+        (dagster-io/dagster#17607).
+        """
+        super().__init__(*arguments, **options)
+        if self.task_definition is not None:
+            self.task_definition = self.task_definition.rpartition("/")[2].partition(":")[0]

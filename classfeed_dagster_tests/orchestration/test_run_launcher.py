@@ -94,6 +94,18 @@ def test_launch_override_tag_is_refused_by_name(tag: str, requests: list[dict[st
     assert requests == []
 
 
+def test_launch_after_a_stack_change_uses_the_active_revision(requests: list[dict[str, Any]]) -> None:
+    launcher = ecs(RestrictedEcsRunLauncher)
+    client = boto3.client("ecs")
+    client.register_task_definition(
+        family="classfeed-prod-worker", containerDefinitions=[{"name": "run", "image": "y", "memory": 512}]
+    )
+    client.deregister_task_definition(taskDefinition="classfeed-prod-worker:1")
+    launch(launcher, {})
+    used = client.describe_task_definition(taskDefinition=requests.pop()["taskDefinition"])["taskDefinition"]
+    assert (used["status"], used["containerDefinitions"][0]["image"]) == ("ACTIVE", "y")
+
+
 def test_stock_launcher_runs_any_command_ours_does_not(requests: list[dict[str, Any]]) -> None:
     launch(ecs(EcsRunLauncher), {"ecs/container_overrides": FOREIGN})
     (container,) = requests.pop()["overrides"]["containerOverrides"]
