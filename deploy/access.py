@@ -101,7 +101,5 @@ class Access(Stack):
             self._role(name, trust, statements(deployment))
 
     def _renew(self) -> None:
-        services = f"arn:aws:ecs:{self.region}:{self.account}:service/{self.deployment.name('cluster')}/*"
-        may = {"Sid": "Renew", "Effect": "Allow", "Action": ["ecs:UpdateService"], "Resource": [services]}
-        self._role("renew", self._trust("scheduler"), [may])
+        self._role("renew", self._trust("scheduler"), policies.renew(self.deployment))
         self._role("schedule", self._trust("scheduler"), policies.schedule(self.deployment))

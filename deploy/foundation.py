@@ -17,7 +17,7 @@ from constructs import Construct
 
 from classfeed_dagster.retention import retention_days
 from deploy.environments import ZONES, Deployment
-from deploy.policies import LASTING, SECRETS
+from deploy.policies import LASTING, ROTATION_TRANSFORM, SECRETS
 
 # The longest a sensor may take over a message; the queue hides it six times as long before another may try.
 MESSAGE_SECONDS = 60
@@ -328,7 +328,7 @@ class Foundation(Stack):
             self, "DatabaseSecretAttachment", secret_id=secret.ref, target_id=database.ref,
             target_type="AWS::RDS::DBInstance",
         )  # fmt: skip
-        self.add_transform("AWS::SecretsManager-2024-09-16")
+        self.add_transform(ROTATION_TRANSFORM)
         rotation = secrets.CfnRotationSchedule(
             self, "DatabaseRotation", secret_id=secret.ref, rotate_immediately_on_update=False,
             # Sunday night in Sydney: no business date is due until Tuesday morning.

@@ -13,6 +13,8 @@ from deploy.environments import GITHUB_REPOSITORY, REGION, REPOSITORY, REST_ACCO
 
 Statement = dict[str, Any]
 
+# CloudFormation's macro that makes the function which rotates the database's password.
+ROTATION_TRANSFORM = "AWS::SecretsManager-2024-09-16"
 # Roles of the apps that class trade and class cash replace.
 OLD_APPS = "broker-class-exporter-*"
 # Written once and never changed: not by a run, not by a person with a role of this project.
@@ -133,6 +135,7 @@ def code(deployment: Deployment) -> list[Statement]:
             [deployment.queue_arn],
         ),
         _allow("SetAside", ["sqs:SendMessage"], [f"{deployment.queue_arn}-dead"]),
+        _key(deployment, "Decrypt", "GenerateDataKey", service="sqs", sid="KeyOfEvents"),
         _read_flags(deployment),
         # The lines that a schedule or sensor writes while it is evaluated are shown with its tick.
         _allow("Log", ["s3:PutObject"], [f"arn:aws:s3:::{deployment.logs_bucket}/compute-logs/*"]),
@@ -198,7 +201,7 @@ def legacy(deployment: Deployment) -> list[Statement]:
     """Allow the old apps only to store their files for parity."""
     return [
         _allow("PutOldFiles", ["s3:PutObject"], _objects(deployment, ("legacy/*",))),
-        _key(deployment, "GenerateDataKey"),
+        _key(deployment, "Decrypt", "GenerateDataKey"),  # S3 decrypts the parts of an upload in parts
     ]
 
 
@@ -284,6 +287,8 @@ def deployer(deployment: Deployment) -> list[Statement]:
                 "DescribeStackEvents", "GetTemplate")],
             [stacks],
         ),
+        _allow("ExpandTemplates", ["cloudformation:CreateChangeSet"], [
+            f"arn:aws:cloudformation:{deployment.region}:aws:transform/{ROTATION_TRANSFORM.removeprefix('AWS::')}"]),
         _allow(
             "ThroughItsRole",
             ["iam:PassRole"],
@@ -313,9 +318,22 @@ def deployer(deployment: Deployment) -> list[Statement]:
     ]  # fmt: skip
 
 
+def _read_schedules(deployment: Deployment) -> Statement:
+    # The role of a schedule decrypts its input: EventBridge Scheduler has no permission of its own for the key. What is
+    # encrypted for one schedule is named by its encryption context.
+    schedules = f"arn:aws:scheduler:{deployment.region}:{deployment.account}:schedule/default/{deployment.name('*')}"
+    return _allow(
+        "ReadSchedules",
+        ["kms:Decrypt"],
+        [f"arn:aws:kms:{deployment.region}:{deployment.account}:key/*"],
+        ArnLike={"kms:EncryptionContext:aws:scheduler:schedule:arn": schedules},
+    )
+
+
 def schedule(deployment: Deployment) -> list[Statement]:
     """Let EventBridge Scheduler start the watchdog's task, and no other."""
     return [
+        _read_schedules(deployment),
         _allow("StartWatchdog", ["ecs:RunTask"], [deployment.task("watchdog")],
                ArnEquals={"ecs:cluster": deployment.cluster_arn}),
         _allow(
@@ -325,6 +343,12 @@ def schedule(deployment: Deployment) -> list[Statement]:
             StringEquals={"iam:PassedToService": "ecs-tasks.amazonaws.com"},
         ),
     ]  # fmt: skip
+
+
+def renew(deployment: Deployment) -> list[Statement]:
+    """Let EventBridge Scheduler start services anew after the database's password was rotated."""
+    services = f"arn:aws:ecs:{deployment.region}:{deployment.account}:service/{deployment.name('cluster')}/*"
+    return [_read_schedules(deployment), _allow("Renew", ["ecs:UpdateService"], [services])]
 
 
 def nothing(deployment: Deployment) -> list[Statement]:

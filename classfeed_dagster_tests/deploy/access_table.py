@@ -15,6 +15,21 @@ CLUSTER = {"ecs:cluster": f"arn:aws:ecs:ap-southeast-2:{PROD}:cluster/classfeed-
 TO_ECS = {"iam:PassedToService": "ecs-tasks.amazonaws.com"}
 
 
+KEY = f"arn:aws:kms:ap-southeast-2:{PROD}:key/0a1b"
+TRANSFORM = "arn:aws:cloudformation:ap-southeast-2:aws:transform/SecretsManager-2024-09-16"
+
+
+def key_through(service: str, alias: str = "alias/classfeed-prod-data") -> dict[str, str]:
+    """Return the context of a use of the key by an AWS service for the role."""
+    return {"kms:ViaService": f"{service}.ap-southeast-2.amazonaws.com", "kms:ResourceAliases": alias}
+
+
+def key_for_schedule(name: str) -> dict[str, str]:
+    """Return the context in which EventBridge Scheduler decrypts a schedule's input."""
+    schedule = f"arn:aws:scheduler:ap-southeast-2:{PROD}:schedule/default/{name}"
+    return {"kms:EncryptionContext:aws:scheduler:schedule:arn": schedule}
+
+
 def task(name: str) -> str:
     return f"arn:aws:ecs:ap-southeast-2:{PROD}:task-definition/classfeed-prod-{name}:7"
 
@@ -67,6 +82,10 @@ TABLE: list[tuple[str, str, str, dict[str, str], bool]] = [
     ("code", "sqs:ReceiveMessage", f"arn:aws:sqs:ap-southeast-2:{PROD}:classfeed-prod-consent-events", {}, True),
     ("code", "sqs:SendMessage", f"arn:aws:sqs:ap-southeast-2:{PROD}:classfeed-prod-consent-events", {}, False),
     ("code", "sqs:SendMessage", f"arn:aws:sqs:ap-southeast-2:{PROD}:classfeed-prod-consent-events-dead", {}, True),
+    ("code", "kms:Decrypt", KEY, key_through("sqs"), True),
+    ("code", "kms:GenerateDataKey", KEY, key_through("sqs"), True),
+    ("code", "kms:Decrypt", KEY, key_through("sqs", "alias/classfeed-stg-data"), False),
+    ("code", "kms:Decrypt", KEY, key_through("secretsmanager"), False),
     ("daemon", "ecs:RunTask", task("worker"), CLUSTER, True),
     ("daemon", "ecs:RunTask", task("worker"), {}, False),
     ("daemon", "ecs:RunTask", task("migrate"), CLUSTER, False),
@@ -92,6 +111,7 @@ TABLE: list[tuple[str, str, str, dict[str, str], bool]] = [
     ("legacy", "s3:PutObject", f"{DATA}/legacy/class_cash/2026-03-04/cash.csv", {}, True),
     ("legacy", "s3:PutObject", DOCUMENT, IF_ABSENT, False),
     ("legacy", "s3:GetObject", f"{DATA}/legacy/class_cash/2026-03-04/cash.csv", {}, False),
+    ("legacy", "kms:Decrypt", KEY, key_through("s3"), True),
     ("oncall", "ssm:PutParameter", f"arn:aws:ssm:ap-southeast-2:{PROD}:parameter/classfeed/prod/flags", {}, True),
     ("oncall", "ssm:PutParameter", f"arn:aws:ssm:ap-southeast-2:{PROD}:parameter/classfeed/prod/release", {}, False),
     ("oncall", "s3:GetObject", DOCUMENT, {}, False),
@@ -99,6 +119,9 @@ TABLE: list[tuple[str, str, str, dict[str, str], bool]] = [
     ("worker", "ssm:PutParameter", f"arn:aws:ssm:ap-southeast-2:{PROD}:parameter/classfeed/prod/flags", {}, False),
     ("schedule", "ecs:RunTask", task("watchdog"), CLUSTER, True),
     ("schedule", "ecs:RunTask", task("worker"), CLUSTER, False),
+    ("schedule", "kms:Decrypt", KEY, key_for_schedule("classfeed-prod-watchdog"), True),
+    ("schedule", "kms:Decrypt", KEY, key_for_schedule("payroll"), False),
+    ("schedule", "kms:Decrypt", KEY, key_through("s3"), False),
     ("door", "s3:PutObject", f"{DATA}/reruns/class_super/00000001.json", IF_ABSENT, True),
     ("door", "s3:PutObject", f"{DATA}/reruns/class_super/00000001.json", {}, False),
     ("door", "s3:DeleteObject", f"{DATA}/reruns/class_super/00000001.json", {}, False),
@@ -131,6 +154,8 @@ TABLE: list[tuple[str, str, str, dict[str, str], bool]] = [
     ("deployer", "s3:GetObject", DOCUMENT, {}, False),
     ("deployer", "cloudformation:ExecuteChangeSet", f"arn:aws:cloudformation:ap-southeast-2:{PROD}:stack/classfeed-prod-application/1", {}, True),
     ("deployer", "cloudformation:ExecuteChangeSet", f"arn:aws:cloudformation:ap-southeast-2:{PROD}:stack/payroll/1", {}, False),
+    ("deployer", "cloudformation:CreateChangeSet", TRANSFORM, {}, True),
+    ("deployer", "cloudformation:CreateChangeSet", "arn:aws:cloudformation:ap-southeast-2:aws:transform/Include", {}, False),
     ("deployer", "cloudformation:DeleteStack", f"arn:aws:cloudformation:ap-southeast-2:{PROD}:stack/classfeed-prod-foundation/1", {}, False),
     ("deployer", "ecs:RunTask", task("migrate"), CLUSTER, True),
     ("deployer", "ecs:RunTask", task("worker"), CLUSTER, False),
@@ -149,4 +174,5 @@ TABLE: list[tuple[str, str, str, dict[str, str], bool]] = [
     ("migrate", "s3:GetObject", DOCUMENT, {}, False),
     ("renew", "ecs:UpdateService", f"arn:aws:ecs:ap-southeast-2:{PROD}:service/classfeed-prod-cluster/code", {}, True),
     ("renew", "ecs:RunTask", task("worker"), CLUSTER, False),
+    ("renew", "kms:Decrypt", KEY, key_for_schedule("classfeed-prod-renew-code"), True),
 ]  # fmt: skip

@@ -8,7 +8,15 @@ import pytest
 
 from classfeed_dagster_tests.deploy.access_table import ACCOUNTS, DOCUMENT, LANDED, SHADOW, TABLE
 from classfeed_dagster_tests.deploy.iam_simulation import UnknownConditionError, allowed
-from classfeed_dagster_tests.fixtures.templates import ENVIRONMENTS, every_role, only, role, statements
+from classfeed_dagster_tests.fixtures.templates import (
+    ENVIRONMENTS,
+    TEMPLATES,
+    every_role,
+    only,
+    role,
+    statements,
+    template,
+)
 
 
 @pytest.mark.parametrize(("caller", "action", "resource", "context", "may"), TABLE)
@@ -88,6 +96,15 @@ def test_pipeline_role_requires_its_workflow_and_environment(env: str) -> None:
     assert conditions["token.actions.githubusercontent.com:sub"] == f"repo:broker/classfeed:environment:{env}"
     assert conditions["token.actions.githubusercontent.com:aud"] == "sts.amazonaws.com"
     assert conditions["token.actions.githubusercontent.com:job_workflow_ref"].endswith("/deploy.yml@refs/heads/main")
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_pipeline_role_may_expand_every_transform(env: str) -> None:
+    for path in sorted(TEMPLATES.glob(f"classfeed-{env}-*.json")):
+        transforms = template(path.stem.removeprefix("classfeed-")).get("Transform", [])
+        for name in [transforms] if isinstance(transforms, str) else transforms:
+            macro = f"arn:aws:cloudformation:ap-southeast-2:aws:transform/{name.removeprefix('AWS::')}"
+            assert allowed(statements(role(env, "deployer")), "cloudformation:CreateChangeSet", macro), path.name
 
 
 def test_evaluator_denies_by_default_and_by_deny() -> None:
