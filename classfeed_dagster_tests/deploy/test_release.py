@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -28,6 +29,9 @@ match sys.argv[1:3]:
     case ["ecr", "describe-images"]:
         sys.exit(0 if "{DIGEST}" in text else 254)
     case ["sts", _]: print("111122223333")
+    case ["ecr", "batch-get-image"]: print(os.environ["MANIFEST"])
+    case ["ecr", "wait"]: done("scan of " + re.findall(r"imageDigest=(\\S+)", text)[0])
+    case ["ecr", "describe-image-scan-findings"]: print(os.environ.get("FINDINGS", "null"))
     case ["cloudformation", "deploy"]:
         parameters = re.findall(r"(?:ImageDigest|MigrationDigest|Services)=\\S+", text)
         short = [one.replace("{DIGEST}", "new").replace("{BEFORE}", "old") for one in parameters]
@@ -170,3 +174,23 @@ def test_deploy_where_nothing_runs_names_the_bootstrap(release: Release) -> None
     code, text, changed = release(f"deploy stg {DIGEST}")
     assert (code, changed) == (2, [])
     assert "deploy/release bootstrap" in text
+
+
+INDEX = {
+    "mediaType": "application/vnd.oci.image.index.v1+json",
+    "manifests": [
+        {"digest": "sha256:image", "platform": {"architecture": "amd64", "os": "linux"}},
+        {"digest": "sha256:provenance", "platform": {"architecture": "unknown", "os": "unknown"}},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "scanned"), [(INDEX, "sha256:image"), ({"config": {}, "layers": []}, DIGEST)], ids=["index", "image"]
+)
+def test_scan_reads_the_findings_of_the_image_itself(release: Release, manifest: object, scanned: str) -> None:
+    code, text, changed = release(f"scan {DIGEST}", MANIFEST=json.dumps(manifest))
+    assert code == 0, text
+    assert changed == [f"scan of {scanned}"]
+    code, _, _ = release(f"scan {DIGEST}", MANIFEST=json.dumps(manifest), FINDINGS='{"HIGH": 1}')
+    assert code == 1
