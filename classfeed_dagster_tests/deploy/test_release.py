@@ -16,7 +16,7 @@ from classfeed_dagster_tests.fixtures.templates import ROOT
 
 DIGEST, BEFORE = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
 # Writes down what changes something; FAILING names commands whose task fails, UNFILLED a secret, UNASSIGNED a permission
-# set.
+# set, BROKEN a stack's change that fails, STATES other states of stacks, SLOW the waits for tasks that end too early.
 _AWS = f"""#!/usr/bin/env python3
 import json, os, re, sys
 text = " ".join(sys.argv[1:])
@@ -32,10 +32,17 @@ match sys.argv[1:3]:
     case ["ecr", "batch-get-image"]: print(os.environ["MANIFEST"])
     case ["ecr", "wait"]: done("scan of " + re.findall(r"imageDigest=(\\S+)", text)[0])
     case ["ecr", "describe-image-scan-findings"]: print(os.environ.get("FINDINGS", "null"))
+    case ["cloudformation", "describe-stacks"]:
+        part = re.findall(r"--stack-name classfeed-\\w+-(\\w+)", text)[0]
+        state = dict(one.split("=") for one in os.environ.get("STATES", "").split()).get(part, "UPDATE_COMPLETE")
+        sys.exit(state.replace("-", " ")) if state in ("Throttling", "does-not-exist") else print(state)
     case ["cloudformation", "deploy"]:
         parameters = re.findall(r"(?:ImageDigest|MigrationDigest|Services)=\\S+", text)
         short = [one.replace("{DIGEST}", "new").replace("{BEFORE}", "old") for one in parameters]
-        done(" ".join([re.findall(r"--stack-name classfeed-\\w+-(\\w+)", text)[0], *short]))
+        what = " ".join([re.findall(r"--stack-name classfeed-\\w+-(\\w+)", text)[0], *short])
+        if os.environ.get("BROKEN", "none") in what:
+            sys.exit(255)
+        done(what + " without rollback" * ("--disable-rollback" in text))
     case ["secretsmanager", "list-secrets"]: print("classfeed/stg/bigsite classfeed/stg/slack")
     case ["secretsmanager", "get-secret-value"]:
         unfilled = os.environ.get("UNFILLED", "none")
@@ -52,6 +59,12 @@ match sys.argv[1:3]:
         beside = re.findall(r"securityGroups=\\[sg-(\\w+)\\]", text)[0]
         where = f" beside {{beside}}" if beside != "daemon" else ""
         done(f"run {{command}} as {{component}}{{where}}", f"arn:{{command}}".replace(" ", "_"))
+    case ["ecs", "wait"] if "tasks-stopped" in text:
+        with open(os.environ["CALLS"] + "-waits", "a") as file:
+            file.write(".")
+            sys.exit(255 if file.tell() <= int(os.environ.get("SLOW", "0")) else 0)
+    case ["ecs", "describe-tasks"] if os.path.getsize(os.environ["CALLS"] + "-waits") <= int(os.environ.get("SLOW", "0")):
+        print("None")
     case ["ecs", "describe-tasks"]:
         failing = os.environ.get("FAILING", "none")
         print(1 if failing in text else 0)
@@ -174,6 +187,46 @@ def test_deploy_where_nothing_runs_names_the_bootstrap(release: Release) -> None
     code, text, changed = release(f"deploy stg {DIGEST}")
     assert (code, changed) == (2, [])
     assert "deploy/release bootstrap" in text
+
+
+def test_deploy_waits_for_a_migration_longer_than_one_wait(release: Release) -> None:
+    code, text, changed = release(f"deploy stg {DIGEST}", RUNNING=BEFORE, SLOW="2")
+    assert code == 0, text
+    assert changed[-1] == "record"
+
+
+@pytest.mark.parametrize(
+    ("environment", "broken"),
+    [
+        ("stg", "application ImageDigest=new MigrationDigest=new"),
+        ("stg", "monitoring"),
+        ("dev", "workers ImageDigest=new"),
+    ],
+)
+def test_deploy_failed_stack_change_goes_back_to_the_old_image(release: Release, environment: str, broken: str) -> None:
+    code, text, changed = release(f"deploy {environment} {DIGEST}", RUNNING=BEFORE, BROKEN=broken)
+    assert code == 1
+    assert f"going back to {BEFORE}" in text
+    assert "application ImageDigest=old MigrationDigest=old Services=on" in changed
+    assert changed[-1] == "run smoke as migrate beside viewer"
+
+
+def test_deploy_failed_first_stack_change_stops_before_the_migration(release: Release) -> None:
+    code, _, changed = release(f"deploy stg {DIGEST}", RUNNING=BEFORE, BROKEN="application ImageDigest=old")
+    assert (code, changed) == (255, ["access", "foundation"])
+
+
+@pytest.mark.parametrize("state", ["does-not-exist", "REVIEW_IN_PROGRESS", "CREATE_FAILED", "UPDATE_FAILED"])
+def test_bootstrap_continues_a_stack_whose_creation_failed(release: Release, state: str) -> None:
+    code, text, changed = release(f"bootstrap stg {DIGEST}", STATES=f"foundation={state}")
+    assert code == 0, text
+    assert changed[:2] == ["access", "foundation without rollback"]
+
+
+def test_deploy_unreadable_stack_state_stops_the_release(release: Release) -> None:
+    code, text, changed = release(f"deploy stg {DIGEST}", RUNNING=BEFORE, STATES="foundation=Throttling")
+    assert (code, changed) == (1, ["access"])
+    assert "Throttling" in text
 
 
 INDEX = {
