@@ -69,6 +69,7 @@ class Deployment:
     settings: Mapping[str, str]  # CLASSFEED_ variables that differ between environments, without the prefix
     network: Network
     watched_feeds: tuple[str, ...] = WATCHED_FEEDS  # feeds with alarms
+    alarms_to: str = "classfeed-oncall@broker.example"  # e-mail address; a pager's integration has one
     workers: int = 0  # Celery workers that execute the steps of runs; 0: each run executes its own
     region: str = REGION
 

@@ -52,7 +52,8 @@ class Foundation(Stack):
         )  # fmt: skip
         kms.CfnAlias(self, "KeyAlias", alias_name=self.deployment.key_alias, target_key_id=key.key_id)
         key.grant_encrypt_decrypt(iam.ServicePrincipal(f"logs.{self.region}.amazonaws.com"))
-        key.grant_encrypt_decrypt(iam.ServicePrincipal("cloudwatch.amazonaws.com"))
+        for service in ("cloudwatch", "budgets"):  # they publish to the alarms' topic
+            key.grant_encrypt_decrypt(iam.ServicePrincipal(f"{service}.amazonaws.com"))
         return key
 
     def _network(self) -> ec2.Vpc:

@@ -75,6 +75,7 @@ class Monitoring(Stack):
         topic = sns.CfnTopic(
             self, "People", topic_name=deployment.name("alarms"), kms_master_key_id=foundation.key.key_arn
         )
+        sns.CfnSubscription(self, "OnCall", topic_arn=topic.ref, protocol="email", endpoint=deployment.alarms_to)
         sns.CfnTopicPolicy(
             self, "PeopleMay", topics=[topic.ref],
             policy_document={"Version": "2012-10-17", "Statement": [

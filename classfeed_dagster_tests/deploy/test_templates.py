@@ -320,6 +320,29 @@ def test_alarms_watch_declared_metrics_and_their_runbook_sections_exist() -> Non
         assert section[1] in headings
 
 
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_alarms_reach_the_person_on_call(env: str) -> None:
+    (topic,) = resources(f"{env}-monitoring", "AWS::SNS::Topic")
+    subscription = only(f"{env}-monitoring", "AWS::SNS::Subscription", TopicArn={"Ref": topic})
+    assert subscription["Endpoint"] == next(item for item in DEPLOYMENTS if item.env == env).alarms_to
+    for alarm in resources(f"{env}-monitoring", "AWS::CloudWatch::Alarm").values():
+        assert alarm["AlarmActions"] == [{"Ref": topic}]
+    publishers = {
+        service
+        for policy in resources(f"{env}-monitoring", "AWS::SNS::TopicPolicy").values()
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Allow"
+        for service in statement["Principal"]["Service"]
+    }
+    key = only(f"{env}-foundation", "AWS::KMS::Key")["KeyPolicy"]["Statement"]
+    encrypting = {
+        statement["Principal"]["Service"]
+        for statement in key
+        if "Service" in statement["Principal"] and "kms:GenerateDataKey*" in statement["Action"]
+    }
+    assert publishers <= encrypting
+
+
 # CDK, its Node bridge and the linters pin versions that the feeds' own environment must not have, so they live in one of
 # their own, .deploy-tools, which `make lint-deploy` makes. Without it there is nothing to run here.
 LINTERS = ROOT / ".deploy-tools" / "bin" / "python"
