@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from aws_cdk import Stack
 from aws_cdk import aws_ecr as ecr
 from aws_cdk import aws_iam as iam
@@ -28,10 +30,16 @@ class Registry(Stack):
                 encryption_type="KMS", kms_key=key.key_arn
             ),
             lifecycle_policy=ecr.CfnRepository.LifecyclePolicyProperty(
-                # Enough to roll back over half a year of releases.
-                lifecycle_policy_text='{"rules": [{"rulePriority": 1, "description": "keep the last 200", "selection": '
-                '{"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 200}, '
-                '"action": {"type": "expire"}}]}',
+                # Enough to roll back over half a year of releases. A build pushes several images, and one has a tag.
+                # ECR keeps the others as long as the tagged one refers to them.
+                lifecycle_policy_text=json.dumps({"rules": [
+                    {"rulePriority": 1, "description": "keep the last 200 builds", "action": {"type": "expire"},
+                     "selection": {"tagStatus": "tagged", "tagPatternList": ["*"],
+                                   "countType": "imageCountMoreThan", "countNumber": 200}},
+                    {"rulePriority": 2, "description": "parts of no build", "action": {"type": "expire"},
+                     "selection": {"tagStatus": "untagged", "countType": "sinceImagePushed", "countUnit": "days",
+                                   "countNumber": 400}},
+                ]}),
             ),
             repository_policy_text={
                 "Version": "2012-10-17",

@@ -310,6 +310,17 @@ def test_images_cannot_be_replaced_and_are_scanned() -> None:
     assert images["ImageScanningConfiguration"] == {"ScanOnPush": True}
 
 
+def test_half_a_year_of_builds_is_kept() -> None:
+    # A build is several images: its index, with the tag, and the image and attestations that the index refers to.
+    (images,) = resources("registry", "AWS::ECR::Repository").values()
+    selections = [rule["selection"] for rule in json.loads(images["LifecyclePolicy"]["LifecyclePolicyText"])["rules"]]
+    counted = [item for item in selections if item["countType"] == "imageCountMoreThan"]
+    assert [(item["tagStatus"], item["tagPatternList"], item["countNumber"]) for item in counted] == [
+        ("tagged", ["*"], 200)
+    ]
+    assert {item["tagStatus"] for item in selections if item not in counted} == {"untagged"}
+
+
 def test_alarms_watch_declared_metrics_and_their_runbook_sections_exist() -> None:
     headings = set(re.findall(r"^### (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
     for alarm in resources("prod-monitoring", "AWS::CloudWatch::Alarm").values():
