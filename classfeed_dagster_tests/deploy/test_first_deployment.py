@@ -97,3 +97,24 @@ def test_migrate_missing_variable_names_it(environment: dict[str, str]) -> None:
     process = service(environment, "migrate")
     assert process.returncode == 1
     assert "DAGSTER_PG_HOST" in process.stderr
+
+
+@pytest.mark.parametrize("role", ["code-server", "viewer", "operator"])
+def test_health_after_a_rotation_asks_for_a_new_task(environment: dict[str, str], tmp_path: Path, role: str) -> None:
+    # The component itself still answers: it is stood in for by commands that succeed.
+    scripts = tmp_path / "answering"
+    scripts.mkdir()
+    (scripts / "dagster").write_text("#!/bin/sh\n")
+    (scripts / "python").write_text(
+        f'#!/bin/sh\ncase "$*" in *urlopen*) exit 0 ;; *) exec {sys.executable} "$@" ;; esac\n'
+    )
+    for script in scripts.iterdir():
+        script.chmod(0o755)
+    (tmp_path / "classfeed-role").write_text(role)
+    answering = environment | {"PATH": f"{scripts}:{environment['PATH']}", "TMPDIR": str(tmp_path)}
+    healthy = subprocess.run(["health"], env=answering, capture_output=True, text=True, check=False)
+    assert healthy.returncode == 0, healthy.stderr
+    rotated = answering | {"DAGSTER_PG_PASSWORD": "of-last-month"}
+    stale = subprocess.run(["health"], env=rotated, capture_output=True, text=True, check=False)
+    assert stale.returncode != 0
+    assert "of-last-month" not in stale.stdout + stale.stderr
