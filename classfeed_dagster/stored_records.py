@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from classfeed_dagster.errors import DamagedRecordError
-from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.logs import get_logger
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
 _BLOCK = 1 << 20
 _CHUNK_SIZE = 1_000  # members of a list that are serialized together
@@ -29,6 +30,10 @@ class StoredRecord(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True, serialize_by_alias=True
     )
+
+
+class MonitoringRecord(StoredRecord, extra="ignore"):
+    """A record of alerting, which goes on after a rollback: it ignores a newer version's fields."""
 
 
 def to_json(record: BaseModel) -> bytes:
@@ -103,6 +108,17 @@ _IN_WORDS = {"missing": "is missing", "json_invalid": "is not JSON", "extra_forb
 def in_words(fault: ErrorDetails) -> str:
     """Say what is wrong with a field, without its value."""
     return _IN_WORDS.get(fault["type"], "has an invalid value")
+
+
+def readable(kind: type[_T], store: ObjectStore, prefix: str) -> Iterator[_T]:
+    """Yield the records under ``prefix``. One that cannot be read is logged and left out."""
+    for key in store.list(prefix):
+        try:
+            yield from_json(kind, store.read(key), store.location(key))
+        except DamagedRecordError as error:
+            get_logger().error("unreadable record ignored", key=key, error_type=type(error).__name__)
+        except ObjectNotFoundError:
+            continue  # removed since it was listed
 
 
 def sha256(data: bytes) -> str:

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 from classfeed_dagster.errors import TemporaryError
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.store import ObjectStore, check_key
-from classfeed_dagster.stored_records import StoredRecord, canonical, from_json, to_json
+from classfeed_dagster.stored_records import MonitoringRecord, canonical, readable, to_json
 from classfeed_dagster.wording import counted
 
 OFFENDERS_SHOWN = 5
@@ -28,7 +28,7 @@ SECONDS_PER_SERVICE = 15
 _STATES, _CLOSED, _RAISED = "incidents/", "closed-incidents/", "raised-incidents/"
 
 
-class Incident(StoredRecord):
+class Incident(MonitoringRecord):
     """One problem, as it is reported to people. Without personal data: portfolio numbers at most."""
 
     key: str = Field(description="identity of the problem: equal keys share a thread")
@@ -61,7 +61,7 @@ class Thread(BaseModel, frozen=True):
     ts: str
 
 
-class State(StoredRecord):
+class State(MonitoringRecord):
     """Notifications already sent for an incident, so that none is sent twice."""
 
     incident: Incident = Field(description="as last notified")
@@ -135,13 +135,12 @@ def settle_incident(store: ObjectStore, key: str) -> None:
 
 def raised(store: ObjectStore) -> tuple[Incident, ...]:
     """Return the incidents that were raised and not settled, ordered by key."""
-    return tuple(from_json(Incident, store.read(key), store.location(key)) for key in store.list(_RAISED))
+    return tuple(readable(Incident, store, _RAISED))
 
 
 def open_incidents(store: ObjectStore) -> Mapping[str, State]:
-    """Return the open incidents by key."""
-    states = (from_json(State, store.read(key), store.location(key)) for key in store.list(_STATES))
-    return {state.incident.key: state for state in states}
+    """Return the open incidents by key. One whose state cannot be read is announced again."""
+    return {state.incident.key: state for state in readable(State, store, _STATES)}
 
 
 def sync_incidents(

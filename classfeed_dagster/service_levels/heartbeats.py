@@ -6,14 +6,15 @@ import datetime as dt
 
 from pydantic import AwareDatetime
 
+from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
+from classfeed_dagster.stored_records import MonitoringRecord, from_json, to_json
 
 MAX_SILENCE = dt.timedelta(minutes=15)
 SENSORS = ("repair", "alerts")  # sensors that record heartbeats
 
 
-class SensorHeartbeat(StoredRecord):
+class SensorHeartbeat(MonitoringRecord):
     """Latest completed tick of a sensor."""
 
     at: AwareDatetime
@@ -32,6 +33,9 @@ def stale(store: ObjectStore, now: dt.datetime) -> list[str]:
             at = from_json(SensorHeartbeat, store.read(_key(sensor)), store.location(_key(sensor))).at
         except ObjectNotFoundError:
             messages.append(f"the {sensor} sensor has recorded no heartbeat")
+            continue
+        except DamagedRecordError:
+            messages.append(f"the {sensor} sensor's heartbeat cannot be read")
             continue
         if now - at > MAX_SILENCE:
             minutes = int((now - at).total_seconds() // 60)

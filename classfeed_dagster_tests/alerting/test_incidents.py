@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 from pathlib import Path
 
@@ -317,3 +318,23 @@ def test_alerts_page_shows_messages_as_sent(tmp_path: Path) -> None:
     copy.write_text(PAGE.read_text())
     write(copy)
     assert copy.read_text() == PAGE.read_text(), "run: python -m classfeed_dagster_tests.fixtures.sample_incidents"
+
+
+def test_incident_of_a_newer_version_keeps_its_thread(store: ObjectStore, switchboard: Switchboard) -> None:
+    services = (messenger(settings(switchboard)), pager(settings(switchboard)))
+    sync_incidents(store, [BREAK], services, NOW)
+    (key,) = store.list("incidents/")
+    newer = json.loads(store.read(key))
+    newer["field"] = newer["incident"]["field"] = "of a newer version"
+    store.put(key, json.dumps(newer).encode())
+    assert sync_incidents(store, [BREAK], services, NOW + MINUTE) == (0, 0, 0)
+    assert sync_incidents(store, [], services, NOW + 2 * MINUTE) == (0, 0, 1)
+    assert list(store.list("incidents/")) == []
+
+
+def test_unreadable_incident_does_not_silence_the_others(store: ObjectStore, switchboard: Switchboard) -> None:
+    services = (messenger(settings(switchboard)), pager(settings(switchboard)))
+    store.put("incidents/other.json", b"{")
+    store.put("raised-incidents/other.json", b"{")
+    assert sync_incidents(store, [BREAK, *raised(store)], services, NOW) == (1, 0, 0)
+    assert len(switchboard.messages) == 1

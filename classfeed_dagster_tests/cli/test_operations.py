@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from classfeed_dagster.cli.app import app
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.settings import get_settings
+from classfeed_dagster.store import open_store
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard
 
 runner = CliRunner()
@@ -119,3 +120,14 @@ def test_log_of_a_deployed_component_has_what_a_terminal_omits(
     finally:
         structlog.configure(**before)
         get_settings.cache_clear()
+
+
+@pytest.mark.parametrize("key", ["incidents/other.json", "heartbeats/repair.json", "incidents/watchdog.json"])
+@pytest.mark.parametrize("data", [b"{", b'{"at": "2026-03-02T21:59:00Z", "field": "of a newer version"}'])
+def test_watchdog_notifies_in_spite_of_an_unreadable_record(
+    environment: pytest.MonkeyPatch, switchboard: Switchboard, key: str, data: bytes
+) -> None:
+    open_store(os.environ["CLASSFEED_STORE_URL"]).put(key, data)
+    result = runner.invoke(app, ["watchdog"])
+    assert result.exit_code == 3, result.output
+    assert len(switchboard.messages) == 1
