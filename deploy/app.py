@@ -47,8 +47,9 @@ def build(outdir: str) -> App:
         monitoring = Monitoring(app, deployment, foundation, application, env=env, synthesizer=synthesizer())
         application.add_stack_dependency(access)
         for stack in (access, foundation, application, monitoring, *workers):
-            Tags.of(stack).add("environment", deployment.env)
-            Tags.of(stack).add("project", "classfeed")
+            # Roles cost nothing, and the template of the many has to stay small.
+            for key, value in (("environment", deployment.env), ("project", "classfeed")):
+                Tags.of(stack).add(key, value, exclude_resource_types=["AWS::IAM::Role"])
     return app
 
 

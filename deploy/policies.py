@@ -134,7 +134,7 @@ def code(deployment: Deployment) -> list[Statement]:
             ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ChangeMessageVisibility"],
             [deployment.queue_arn],
         ),
-        _allow("SetAside", ["sqs:SendMessage"], [f"{deployment.queue_arn}-dead"]),
+        _allow("SetAside", ["sqs:SendMessage", "sqs:GetQueueAttributes"], [f"{deployment.queue_arn}-dead"]),
         _key(deployment, "Decrypt", "GenerateDataKey", service="sqs", sid="KeyOfEvents"),
         _read_flags(deployment),
         # The lines that a schedule or sensor writes while it is evaluated are shown with its tick.
@@ -206,11 +206,21 @@ def legacy(deployment: Deployment) -> list[Statement]:
 
 
 def oncall(deployment: Deployment) -> list[Statement]:
-    """Allow engineers on call to turn switches, on record in the parameter's history, and what support sees."""
+    """Allow engineers on call to turn switches, on record in the parameter's history, and what support sees.
+
+    ``classfeed redrive`` returns consent events from the dead letters to their queue.
+    """
     flags = [deployment.parameter(deployment.flags_parameter)]
     return [
         *support(deployment),
         _allow("TurnSwitches", ["ssm:GetParameter", "ssm:GetParameterHistory", "ssm:PutParameter"], flags),
+        _allow(
+            "TakeDeadLetters",
+            ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"],
+            [f"{deployment.queue_arn}-dead"],
+        ),
+        _allow("ReturnEvents", ["sqs:SendMessage"], [deployment.queue_arn]),
+        _key(deployment, "Decrypt", "GenerateDataKey", service="sqs", sid="KeyOfEvents"),
     ]
 
 

@@ -111,6 +111,8 @@ TABLE: list[tuple[str, str, str, dict[str, str], bool]] = [
     ("legacy", "s3:PutObject", f"{DATA}/legacy/class_cash/2026-03-04/cash.csv", {}, True),
     ("legacy", "s3:PutObject", DOCUMENT, IF_ABSENT, False),
     ("legacy", "s3:GetObject", f"{DATA}/legacy/class_cash/2026-03-04/cash.csv", {}, False),
+    ("oncall", "kms:Decrypt", KEY, key_through("sqs"), True),
+    ("oncall", "sqs:ReceiveMessage", f"arn:aws:sqs:ap-southeast-2:{PROD}:classfeed-prod-consent-events", {}, False),
     ("legacy", "kms:Decrypt", KEY, key_through("s3"), True),
     ("oncall", "ssm:PutParameter", f"arn:aws:ssm:ap-southeast-2:{PROD}:parameter/classfeed/prod/flags", {}, True),
     ("oncall", "ssm:PutParameter", f"arn:aws:ssm:ap-southeast-2:{PROD}:parameter/classfeed/prod/release", {}, False),

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from classfeed_dagster.orchestration.run_date import Outcome
+from classfeed_dagster.repair.consent_events import Queues, consume, redrive
 from classfeed_dagster.store import LocalStore
 from classfeed_dagster.support.rerun_page import WebserverActions, grant
 from classfeed_dagster.support.reruns import Requester
@@ -114,6 +117,32 @@ def test_days_work_is_allowed_to_the_roles(desk: Desk, witness: Witness, everyth
     assert {component for component, _, _ in witness.calls} == {"worker", "code", "door"}
     assert len(witness.calls) > 60
     assert sorted(witness.refused()) == []
+
+
+def test_consent_queues_are_open_to_those_who_use_them(s3_endpoint: str, tmp_path: Path) -> None:
+    client = boto3.client("sqs", endpoint_url=s3_endpoint, region_name="ap-southeast-2")
+    events, dead = (client.create_queue(QueueName=f"roles-{os.getpid()}{end}")["QueueUrl"] for end in ("", "-dead"))
+    queues, store = Queues(client, events, dead), LocalStore(tmp_path)
+    calls: list[tuple[str, str]] = []
+    client.meta.events.register(
+        "provide-client-params.sqs",
+        lambda params, model, **_: calls.append((f"sqs:{model.name}", params["QueueUrl"])),
+    )
+
+    def refused(component: str) -> set[str]:
+        rules = statements(role("prod", component))
+        queue = "arn:aws:sqs:ap-southeast-2:444455556666:classfeed-prod-consent-events"
+        requests = {(action, queue + "-dead" * url.endswith("-dead")) for action, url in calls}
+        calls.clear()
+        return {f"{action} {arn}" for action, arn in requests if not allowed(rules, action, arn)}
+
+    client.send_message(QueueUrl=events, MessageBody="not an event")
+    calls.clear()
+    assert consume(queues, store, dt.datetime(2026, 3, 2, tzinfo=dt.UTC)).dead == 1
+    assert queues.waiting_dead_letters() == 1
+    assert refused("code") == set()
+    assert redrive(queues) == 1
+    assert refused("oncall") == set()
 
 
 def test_witness_reports_a_forbidden_call(witness: Witness, tmp_path: Path) -> None:
