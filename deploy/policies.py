@@ -166,6 +166,8 @@ def web(deployment: Deployment) -> list[Statement]:
     """Allow a webserver to read compute logs. Its access to Dagster's database comes from its start role."""
     return [
         _allow("ReadLogs", ["s3:GetObject"], [f"arn:aws:s3:::{deployment.logs_bucket}/compute-logs/*"]),
+        # Dagster's page "Configuration" shows the run launcher, which reads its task definition.
+        _allow("Look", ["ecs:DescribeTaskDefinition"], ["*"]),
         _key(deployment, "Decrypt"),
     ]
 
@@ -177,7 +179,6 @@ def operator(deployment: Deployment) -> list[Statement]:
     return [
         *web(deployment),
         _allow("StopWorkers", ["ecs:StopTask", "ecs:DescribeTasks"], [tasks], **in_cluster),
-        _allow("Look", ["ecs:DescribeTaskDefinition"], ["*"]),
     ]
 
 

@@ -97,6 +97,7 @@ TABLE: list[tuple[str, str, str, dict[str, str], bool]] = [
     ("daemon-start", "secretsmanager:GetSecretValue", secret("bigsite"), {}, False),
     ("daemon-start", "secretsmanager:GetSecretValue", secret("dagster-database"), {}, True),
     ("viewer", "s3:GetObject", f"{LOGS}/compute-logs/x", {}, True),
+    ("viewer", "ecs:DescribeTaskDefinition", "*", {}, True),
     ("viewer", "s3:GetObject", DOCUMENT, {}, False),
     ("viewer", "ecs:RunTask", task("worker"), CLUSTER, False),
     ("operator", "s3:GetObject", f"{LOGS}/compute-logs/x", {}, True),
