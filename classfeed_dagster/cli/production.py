@@ -12,6 +12,7 @@ import typer
 
 from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import require_impersonal
+from classfeed_dagster.wording import counted
 
 out = output.console()
 _REASON_LENGTH = 10
@@ -38,7 +39,8 @@ def migrate() -> None:
     if not home:
         raise typer.BadParameter("DAGSTER_HOME is not set: set it to the folder of dagster.yaml")
     result = migrate_storage(Path(home))
-    out.print(f"{'created' if result.created else 'migrated'}: {result.tables} tables", highlight=False)
+    outcome = "created" if result.created else "kept as a newer version made it" if result.newer else "migrated"
+    out.print(f"{outcome}: {counted(result.tables, 'table')}", highlight=False)
 
 
 def flags(as_json: output.JsonOption = False) -> None:

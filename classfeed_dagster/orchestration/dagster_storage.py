@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import sqlalchemy as sa
 import yaml
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from dagster import DagsterInstance
 from dagster._config import process_config, resolve_to_config_type
 from dagster._core.instance.config import DAGSTER_CONFIG_YAML_FILENAME
 from dagster._core.storage.config import PostgresStorageConfig
+from dagster_postgres import PostgresRunStorage
 from dagster_postgres.storage import DagsterPostgresStorage
+from dagster_postgres.utils import pg_alembic_config
 
 from classfeed_dagster.errors import TemporaryError
 
@@ -29,10 +35,12 @@ class MigrationResult:
     Attributes:
         created: True if the database was empty before.
         tables: number of tables afterwards.
+        newer: True if a newer version migrated the database. A rollback leaves it as it is.
     """
 
     created: bool
     tables: int
+    newer: bool = False
 
 
 def migrate(home: Path) -> MigrationResult:
@@ -45,8 +53,6 @@ def migrate(home: Path) -> MigrationResult:
     Raises:
         DagsterStorageError: the file is missing or has no PostgreSQL storage, or the database cannot be reached.
     """
-    import sqlalchemy as sa
-
     file = home / DAGSTER_CONFIG_YAML_FILENAME
     try:
         config = yaml.safe_load(file.read_text())
@@ -60,7 +66,10 @@ def migrate(home: Path) -> MigrationResult:
     try:
         storage = _storage(postgres | {_AUTOCREATE: False})
         engine = sa.create_engine(storage.postgres_url, poolclass=sa.pool.NullPool)
-        created = not sa.inspect(engine).has_table("runs")
+        inspector = sa.inspect(engine)
+        if _migrated_by_newer(engine):
+            return MigrationResult(created=False, tables=len(inspector.get_table_names()), newer=True)
+        created = not inspector.has_table("runs")
         # Constructing the storage with the setting on creates the tables, in Dagster's own way.
         _storage(postgres | {_AUTOCREATE: True})
         with DagsterInstance.from_config(str(home)) as instance:
@@ -72,6 +81,14 @@ def migrate(home: Path) -> MigrationResult:
             f"Dagster's database cannot be reached: {reason}. Check DAGSTER_PG_HOST, the secret dagster-database and "
             "the security groups"
         ) from None
+
+
+def _migrated_by_newer(engine: sa.Engine) -> bool:
+    # Dagster's migrations only add: an older version works on a newer schema, and cannot migrate it.
+    scripts = ScriptDirectory.from_config(pg_alembic_config(inspect.getfile(PostgresRunStorage)))
+    known = {script.revision for script in scripts.walk_revisions()}
+    with engine.connect() as connection:
+        return not known.issuperset(MigrationContext.configure(connection).get_current_heads())
 
 
 def _storage(config: dict[str, object]) -> DagsterPostgresStorage:

@@ -85,6 +85,18 @@ def test_migrate_creates_keeps_and_completes_the_tables(server: TlsPostgres, env
     assert tables(server, environment) == complete
 
 
+def test_migrate_of_a_rollback_keeps_a_newer_schema(server: TlsPostgres, environment: dict[str, str]) -> None:
+    assert service(environment, "migrate").returncode == 0
+    before = tables(server, environment)
+    server.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'", environment["DAGSTER_PG_DB"])
+    process = service(environment, "migrate")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == f"kept as a newer version made it: {len(before)} tables\n"
+    assert tables(server, environment) == before
+    runs = service(environment, "dagster", "run", "list")
+    assert runs.returncode == 0, runs.stderr
+
+
 def test_migrate_wrong_password_names_secret_and_no_value(environment: dict[str, str]) -> None:
     process = service(environment | {"DAGSTER_PG_PASSWORD": "hunter2"}, "migrate")
     assert process.returncode == 1
