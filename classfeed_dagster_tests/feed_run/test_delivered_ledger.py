@@ -22,7 +22,7 @@ from classfeed_dagster.feed_run.post_delivery import PostDelivery
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.warehouse.records import BreakCause
-from classfeed_dagster_tests.fixtures.bigsite_builder import Portfolio, Row
+from classfeed_dagster_tests.fixtures.bigsite_builder import Portfolio
 from classfeed_dagster_tests.fixtures.morning import attempt, prepare
 from classfeed_dagster_tests.fixtures.prepared_mornings import (
     AUDIENCE,
@@ -33,13 +33,6 @@ from classfeed_dagster_tests.fixtures.prepared_mornings import (
     MorningWith,
     friday_delivered,
 )
-
-
-def visible_late(morning: Morning, fund: Portfolio, amount: str, recorded_at: str, on: dt.date = FRIDAY) -> Row:
-    """Record a deposit that the database shows only now, with an old instant."""
-    row = fund.deposit(amount, on, recorded_at=recorded_at)
-    morning.bigsite.save()
-    return row
 
 
 def test_delivery_names_its_ledger_and_positions_are_the_sums(morning: Morning) -> None:
@@ -78,7 +71,7 @@ def explanations(morning: Morning, day: dt.date) -> dict[str, tuple[BreakCause, 
 
 def test_late_row_is_sent_once_and_explained_by_the_date_that_sent_it(morning_with: MorningWith) -> None:
     morning = morning_with(friday_delivered)
-    late = visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
+    late = morning.visible_late(morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
     assert f"C{late.id}" in morning.ids(MONDAY)
@@ -100,7 +93,7 @@ def test_late_row_is_sent_once_and_explained_by_the_date_that_sent_it(morning_wi
 
 def test_late_row_of_a_customer_who_left_is_explained_by_the_removal(morning_with: MorningWith) -> None:
     morning = morning_with(friday_delivered)
-    late = visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
+    late = morning.visible_late(morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
     morning.funds[0].consents[0]["revoked_at"] = dt.datetime(2020, 4, 6, 1, tzinfo=dt.UTC)
     morning.end_of_day(MONDAY)
     morning.runtime.settings = morning.runtime.settings.model_copy(update={"max_removed_share": Decimal(1)})
@@ -146,7 +139,7 @@ def test_row_of_a_transaction_open_at_snapshot_is_sent_the_next_date(morning: Mo
 
 def test_late_original_is_sent_before_its_reversal(morning_with: MorningWith) -> None:
     morning = morning_with(friday_delivered)
-    late = visible_late(morning, morning.funds[0], "50.00", "2020-04-03T12:00:00Z")
+    late = morning.visible_late(morning.funds[0], "50.00", "2020-04-03T12:00:00Z")
     undone = morning.funds[0].reverse(late, "2020-04-06T01:00:00Z")
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
@@ -158,7 +151,7 @@ def test_late_original_is_sent_before_its_reversal(morning_with: MorningWith) ->
 
 def test_fresh_snapshot_before_the_next_date_sends_the_late_row_itself(morning_with: MorningWith) -> None:
     morning = morning_with(friday_delivered)
-    late = visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
+    late = morning.visible_late(morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
     morning.end_of_day(FRIDAY)
     morning.end_of_day(MONDAY)
     work = attempt(morning.runtime, FEED, MONDAY, (FEED,))
@@ -178,7 +171,7 @@ def test_full_extract_has_visible_rows_and_the_next_date_the_missed(morning_with
     fund.deposit("10.00", "2020-04-01")
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
-    late = visible_late(morning, fund, "20.00", "2020-04-02T01:00:00Z", dt.date(2020, 4, 2))
+    late = morning.visible_late(fund, "20.00", "2020-04-02T01:00:00Z", dt.date(2020, 4, 2))
     morning.end_of_day(TUESDAY)
     morning.run(TUESDAY)
     assert f"C{late.id}" in morning.ids(TUESDAY)
@@ -200,7 +193,7 @@ def test_history_that_begins_earlier_since_repeats_nothing_of_the_openings(morni
     assert morning.ids(MONDAY) == [f"C{own.id}"]
     assert not morning.reasons(MONDAY)
     assert explanations(morning, MONDAY) == {}
-    late = visible_late(morning, fund, "123.45", "2020-04-06T12:59:58Z", on=dt.date(2020, 4, 1))
+    late = morning.visible_late(fund, "123.45", "2020-04-06T12:59:58Z", on=dt.date(2020, 4, 1))
     morning.end_of_day(TUESDAY)
     morning.run(TUESDAY)
     assert morning.ids(TUESDAY) == [f"C{late.id}"]
@@ -217,7 +210,7 @@ def test_late_row_before_the_shared_history_travels_in_an_opening(morning: Morni
     morning.run(FRIDAY)
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
-    visible_late(morning, fund, "123.45", "2020-04-06T12:59:58Z", on=dt.date(2020, 4, 1))
+    morning.visible_late(fund, "123.45", "2020-04-06T12:59:58Z", on=dt.date(2020, 4, 1))
     morning.end_of_day(TUESDAY)
     morning.run(TUESDAY)
     assert "delivered_balance" in morning.reasons(TUESDAY)[fund.number]
@@ -309,7 +302,7 @@ def test_two_portfolios_that_swap_numbers_are_both_held_back(morning_with: Morni
 
 def test_ledger_rebuilt_from_documents_and_landings_is_equal(morning_with: MorningWith) -> None:
     morning = morning_with(friday_delivered)
-    visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
+    morning.visible_late(morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
     morning.end_of_day(FRIDAY)

@@ -12,7 +12,6 @@ from classfeed_dagster.feeds import class_cash, class_super, class_trade
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.warehouse.records import Break, BreakCause
-from classfeed_dagster_tests.feed_run.test_delivered_ledger import visible_late
 from classfeed_dagster_tests.fixtures.morning import deliver_date
 from classfeed_dagster_tests.fixtures.prepared_mornings import (
     AUDIENCE,
@@ -143,7 +142,7 @@ def test_changed_cause_of_a_cash_row_is_an_error_beside_an_ended_consent(morning
 
 def test_dates_issued_again_after_a_late_row_was_sent_are_explained(morning_with: MorningWith) -> None:
     morning = morning_with(monday_delivered)
-    late = visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
+    late = morning.visible_late(morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
     morning.end_of_day(TUESDAY)
     morning.run(TUESDAY)
     for day in (MONDAY, FRIDAY):  # the row is visible to both, and belongs to Friday's window
