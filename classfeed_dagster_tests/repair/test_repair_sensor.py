@@ -160,6 +160,9 @@ def test_number_shared_with_a_customer_who_never_consents_is_awaited(desk: Desk,
         _rewrite(desk, "UPDATE bigsite.portfolio SET updated_at = :at", at="2026-03-02T20:30:00Z")
         desk.carry_out(only(desk))  # the customer's own row may have been corrected
         none(desk)
+    # The instant of another customer's row says nothing, and hides no correction.
+    never = "UPDATE bigsite.portfolio SET updated_at = :at WHERE portfolio_number = 'SW00000002'"
+    _rewrite(desk, never, at="infinity")
     _rewrite(desk, correction, at="2026-03-02T22:00:00Z")
     with desk.at("2026-03-03T10:00:00+11:00"):
         desk.carry_out(only(desk))
