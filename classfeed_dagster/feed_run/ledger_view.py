@@ -272,11 +272,16 @@ class _Examination:
         new = pl.col("change") == "NEW"
         sent_before = pl.col("portfolio_number").is_in(self._sent_before_numbers)
         included = consented.filter(new | ((pl.col("change") == "CURRENT") & sent_before))
+        # The openings of a history that begins later count on the day before it: until then no sums can agree.
+        counting = pl.col("history_from").is_null() | (pl.col("history_from") <= self._day + dt.timedelta(days=1))
+        compared = pl.col("portfolio_id").is_in(included.filter(counting)["portfolio_id"].implode())
         full = included.filter(pl.col("extract") == "FULL")["portfolio_id"]
         ids = pl.col("portfolio_id").is_in(included["portfolio_id"].implode())
         before = previous(included["portfolio_id"])
         positions = roll_forward(before, records.filter(ids), stated.filter(ids), full, self._day)
-        for row in unbalanced(positions.filter(pl.col("kind").is_in(self._judged_kinds))).iter_rows(named=True):
+        for row in unbalanced(positions.filter(compared, pl.col("kind").is_in(self._judged_kinds))).iter_rows(
+            named=True
+        ):
             cash = row["kind"] == CASH_POSITION
             subject = str(row["key_id"]) if cash else str(row["known_as"])
             stated_as = "none is stated" if row["stated"] is None else f"{_plain(row['stated'])} stated"

@@ -200,6 +200,25 @@ def test_history_that_begins_earlier_since_repeats_nothing_of_the_openings(morni
     assert not morning.reasons(TUESDAY)
 
 
+def test_history_that_begins_later_holds_no_date_back(morning: Morning) -> None:
+    """The opening counts on the day before the history. Until then the rule history_begins_later warns."""
+    fund = morning.funds[0]
+    fund.consents[0]["history_from"] = TUESDAY
+    morning.end_of_day(FRIDAY)
+    morning.run(FRIDAY)
+    assert (morning.reasons(FRIDAY), morning.position(fund, FRIDAY)) == ({}, Decimal(0))
+    fund.deposit("5.50", MONDAY)
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    assert not morning.reasons(MONDAY)
+    before = morning.position(fund, MONDAY)
+    own = fund.deposit("7.00", TUESDAY)
+    morning.end_of_day(TUESDAY)
+    morning.run(TUESDAY)
+    assert (morning.reasons(TUESDAY), morning.position(fund, TUESDAY) - before) == ({}, Decimal("7.00"))
+    assert morning.ids(TUESDAY) == [f"C{own.id}"]
+
+
 def test_late_row_before_the_shared_history_travels_in_an_opening(morning: Morning) -> None:
     """It is no record of its own: its window is re-issued with a further opening, and until then holds back."""
     fund = morning.funds[0]
