@@ -153,8 +153,8 @@ class Staging:
         """Raise LoadDiffersError unless ``table`` has the row count and decimal sums of the upload for ``staged``."""
         uploaded = self._uploaded[staged]
         columns = sorted(uploaded.sums)
-        # Snowflake's SUM of a NUMBER is exact. The local server's is a double: the cast restores the column's scale.
-        sums = "".join(f", COALESCE(SUM({column})::NUMBER(38,6), 0::NUMBER(38,6))" for column in columns)
+        # Snowflake's SUM of a NUMBER is exact. The local server sums doubles unless the argument is a cast.
+        sums = "".join(f", COALESCE(SUM({column}::NUMBER(38,6)), 0::NUMBER(38,6))" for column in columns)
         cursor.execute(f"SELECT COUNT(*){sums} FROM {table} {condition}")  # noqa: S608  # names of this package's tables
         (row,) = cursor.fetchall()
         expected = (uploaded.rows, *(uploaded.sums[column] for column in columns))

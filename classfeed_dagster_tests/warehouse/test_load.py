@@ -20,7 +20,7 @@ from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectStore, open_store
 from classfeed_dagster.stored_records import manifest_key, to_json
 from classfeed_dagster.warehouse import load
-from classfeed_dagster.warehouse.database import LoadDiffersError, Staging, query
+from classfeed_dagster.warehouse.database import LoadDiffersError, Staging, execute, query
 from classfeed_dagster.warehouse.load import FACTS, LoadResult, NothingToLoadError, load_delivery
 from classfeed_dagster_tests.fixtures import reconciliation_world as w
 from classfeed_dagster_tests.fixtures.databases import fresh_bigsite
@@ -271,6 +271,15 @@ def test_rows_that_change_on_their_way_are_noticed_and_nothing_is_replaced(
     with pytest.raises(LoadDiffersError, match=f"DELIVERED_MOVEMENT.* differs from the uploaded rows.*{says}"):
         load_delivery(loaded.warehouse, loaded_store, w.FEED, w.DAY, EPI)
     assert content(loaded.warehouse) == loaded.content
+
+
+def test_sums_of_large_amounts_are_compared_exactly(warehouse: Any) -> None:
+    amounts = pl.Series("AMOUNT", [Decimal("987654321.24")] * 20_000, pl.Decimal(18, 2))
+    execute(warehouse, "CREATE TABLE LARGE_AMOUNTS (AMOUNT NUMBER(18,2))")
+    with Staging(warehouse) as staging:
+        table = staging.table("LARGE_AMOUNTS")
+        staging.put(table, amounts.to_frame())
+        assert staging.copy(table) == amounts.len()
 
 
 def test_page_read_wrongly_is_not_loaded(landed: Landed, store: ObjectStore, warehouse: Any) -> None:
