@@ -206,7 +206,9 @@ class Settings(BaseSettings):
     )
     consent_dead_letter_url: str | None = Field(None, description="SQS queue of unreadable consent events")
     sqs_endpoint_url: str | None = Field(None, description="SQS endpoint other than AWS's own, for tests")
-    keep_runs_days: int = Field(400, ge=90, description="days before Dagster's runs and their event logs are deleted")
+    keep_runs_days: int = Field(
+        400, ge=90, le=36500, description="days before Dagster's runs and their event logs are deleted"
+    )
     openlineage_url: str | None = Field(
         None, description="collector of OpenLineage run events (extra `openlineage`). Unset: none are sent"
     )
@@ -231,7 +233,7 @@ class Settings(BaseSettings):
     simulation_portfolios: int = Field(300, ge=1, le=50_000, description="simulated portfolios that consent to Class")
     simulation_market: Path | None = Field(None, description="Parquet file of real prices. Unset: an invented market")
     simulation_keep_days: int = Field(
-        400, ge=90, description="days before simulated end-of-day rows and closed portfolios are deleted"
+        400, ge=90, le=36500, description="days before simulated end-of-day rows and closed portfolios are deleted"
     )
     executor: str = Field(
         "in_process",

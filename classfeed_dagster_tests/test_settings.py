@@ -111,6 +111,8 @@ def test_settings_error_names_every_variable_and_no_value(monkeypatch: pytest.Mo
         ("STORE_URL", "", "settings without a value: CLASSFEED_STORE_URL. Set them, or unset the variables"),
         ("HOME", " ", "settings without a value: CLASSFEED_HOME. Set them, or unset the variables"),
         ("FLAGS", "", "settings without a value: CLASSFEED_FLAGS. Set them, or unset the variables"),
+        ("KEEP_RUNS_DAYS", "1000000", "CLASSFEED_KEEP_RUNS_DAYS: must be less than or equal to 36500"),
+        ("SIMULATION_KEEP_DAYS", "1000000", "CLASSFEED_SIMULATION_KEEP_DAYS: must be less than or equal to 36500"),
         ("FLAGS", "{mode", 'CLASSFEED_FLAGS: must be a JSON object, such as {"name": …}'),
         ("FLAGS", "[]", "CLASSFEED_FLAGS: must be a valid dictionary"),
         (
