@@ -13,6 +13,7 @@ from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.warehouse.records import Break, BreakCause, BreakKind, BreakSeverity, Side
 from classfeed_dagster.wording import counted
 
+NEVER_DELIVERED = "removed, and nothing of it was ever delivered"  # rightly absent, and held back by nothing
 _WORST_FIRST = {BreakSeverity.ERROR: 0, BreakSeverity.WARNING: 1, BreakSeverity.EVENT: 2}
 
 
@@ -54,11 +55,15 @@ class Reconciliation:
     asked_at: dt.datetime
     breaks: tuple[Break, ...]
     tallies: tuple[Tally, ...]
-    held_back: Mapping[str, str] = field(default_factory=dict)  # portfolio number, reason
+    held_back: Mapping[str, str] = field(default_factory=dict)  # portfolio number, reason; NEVER_DELIVERED too
     moved_on: int = 0  # fields that bigsite updated in place after a correct delivery: no breaks
     truncated: bool = False  # more differences exist than breaks are listed
     figures: tuple[Figure, ...] = ()  # charts of the delivery
     amounts: tuple[Amount, ...] = ()  # sums per metric and currency, for the report
+
+    @property
+    def _held_back_count(self) -> int:
+        return sum(reason != NEVER_DELIVERED for reason in self.held_back.values())
 
     @property
     def errors(self) -> int:
@@ -117,7 +122,7 @@ class Reconciliation:
             "warnings": self.warnings,
             "unexplained": unexplained,
             "rows_judged": self.rows,
-            "portfolios_held_back": len(self.held_back),
+            "portfolios_held_back": self._held_back_count,
             "moved_on_in_bigsite": self.moved_on,
             **{f"breaks_{kind.name.lower()}": kinds[kind.name.lower()] for kind in BreakKind},
         }
@@ -128,7 +133,7 @@ class Reconciliation:
         if not self.rows and not self.breaks:
             return f"{of}: there was nothing to compare, so nothing is proven"
         if self.clean:
-            held_back = f"; {counted(len(self.held_back), 'portfolio')} held back" if self.held_back else ""
+            held_back = f"; {counted(self._held_back_count, 'portfolio')} held back" if self._held_back_count else ""
             return f"{of}: {self.rows:,} rows agree with {self.side.value.replace('_', ' ')}{held_back}"
         return f"{of}: {counted(self.errors, 'error')}, {counted(self.warnings, 'warning')} in {self.rows:,} rows"
 

@@ -26,15 +26,13 @@ from classfeed_dagster.reconciliation.later_deliveries import LaterDeliveries
 from classfeed_dagster.reconciliation.quarantine_records import Consent, consent_breaks, quarantine_breaks
 from classfeed_dagster.reconciliation.records import ACCOUNTS, MOVEMENTS
 from classfeed_dagster.reconciliation.refreshes import early, in_full
-from classfeed_dagster.reconciliation.result import Reconciliation, Tally
+from classfeed_dagster.reconciliation.result import NEVER_DELIVERED, Reconciliation, Tally
 from classfeed_dagster.reconciliation.source_queries import Bigsite, open_source
 from classfeed_dagster.reconciliation.switches import carried, left_out
 from classfeed_dagster.reconciliation.three_way import Sides, Workbench
 from classfeed_dagster.retention import Retention
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.records import Break, BreakCause, BreakExplanation, BreakKind, BreakSeverity, Side
-
-NEVER_DELIVERED = "removed, and nothing of it was ever delivered"
 
 
 def reconcile_source(

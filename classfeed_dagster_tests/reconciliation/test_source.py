@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from classfeed_dagster.delivery.manifest import HeldBack, RuleCount
 from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.reconciliation.delivered import NothingDeliveredError, UnreadableDeliveryError
-from classfeed_dagster.reconciliation.source import NEVER_DELIVERED
+from classfeed_dagster.reconciliation.result import NEVER_DELIVERED
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import manifest_key
 from classfeed_dagster.warehouse.records import BreakCause, BreakKind, BreakSeverity
@@ -123,6 +123,8 @@ def test_removal_of_what_was_never_delivered_is_silent(undelivered: Scene) -> No
     result = undelivered.reconcile()
     assert result.breaks == ()
     assert result.held_back == {"SW000003": NEVER_DELIVERED}
+    assert result.summary().endswith("rows agree with source")
+    assert result.metrics()["portfolios_held_back"] == 0
 
 
 def test_removal_of_what_was_delivered_must_be_announced(undelivered: Scene) -> None:
