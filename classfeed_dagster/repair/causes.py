@@ -120,7 +120,11 @@ _PHRASES: tuple[tuple[re.Pattern[str], CauseKind, Dependency | None], ...] = (
         None,
     ),
     (re.compile(r"\b(002003|001003|000606|090073)\b"), CauseKind.CONFIGURATION, None),  # unknown object, no warehouse
-    (re.compile(r"\b(000604|000630)\b"), CauseKind.TRANSIENT, None),  # statement canceled or timed out
+    (
+        re.compile(r"\b(000604|000625|000630)\b"),
+        CauseKind.TRANSIENT,
+        None,
+    ),  # statement canceled, kept waiting, timed out
     (re.compile(r"25000[0-9]|29\d{4}|snowflakecomputing"), CauseKind.TRANSIENT, Dependency.SNOWFLAKE),
     (re.compile(r"No space left on device"), CauseKind.TRANSIENT, None),
 )

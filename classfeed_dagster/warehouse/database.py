@@ -60,12 +60,22 @@ def _cursor(connection: Connection) -> Iterator[Cursor]:
         cursor.close()
 
 
+# Transactions that find nothing to delete take no lock, and each would insert its rows. So every transaction first
+# updates the row of the first migration, which Snowflake locks until the transaction ends. Its instant moves by a
+# microsecond, since the local server locks no row whose values stay.
+_LOCK = "UPDATE SCHEMA_VERSION SET APPLIED_AT = DATEADD('microsecond', 1, APPLIED_AT) WHERE VERSION = 1"
+
+
 @contextmanager
 def transaction(connection: Connection) -> Iterator[Cursor]:
-    """Open a transaction: committed at the end, rolled back on any error. Without DDL, which Snowflake would commit."""
+    """Open a transaction: committed at the end, rolled back on any error. Without DDL, which Snowflake would commit.
+
+    One transaction writes at a time. Another waits for its end, and then reads what it wrote.
+    """
     with _cursor(connection) as cursor:
         cursor.execute("BEGIN")
         try:
+            cursor.execute(_LOCK)
             yield cursor
         except BaseException:
             cursor.execute("ROLLBACK")  # a failed open transaction refuses all further statements
