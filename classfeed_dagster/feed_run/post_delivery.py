@@ -126,11 +126,8 @@ class PostDelivery:
         with self._warehouse() as connection:
             loaded = load_delivery(connection, self.store, self.feed.name, self.day, self.format)
             content = content_of(connection, self.feed.name, self.day)
-        latest = self.delivered.latest
-        if latest is None:
-            raise AssertionError("a date was loaded that has no delivery")
         self.runtime.save_reference(
-            f"{self.feed.name}/warehouse", self.day, LoadedContent(build_id=latest.build_id, tables=content)
+            f"{self.feed.name}/warehouse", self.day, LoadedContent(build_id=loaded.build_id, tables=content)
         )
         return loaded
 

@@ -22,7 +22,7 @@ import polars as pl
 from classfeed_dagster.delivery.manifest import Manifest, Page
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state
 from classfeed_dagster.documents.document_format import DocumentFormat
-from classfeed_dagster.errors import DamagedRecordError, DataError, ExitCode
+from classfeed_dagster.errors import DamagedRecordError, DataError, ExitCode, TemporaryError
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import file_facts
 from classfeed_dagster.warehouse.database import Connection, Cursor, Staging, execute, literal, transaction
@@ -73,12 +73,17 @@ class NothingToLoadError(DataError):
     exit_code = ExitCode.NOT_READY
 
 
+class LoadOutdatedError(TemporaryError):
+    """The date was delivered again while its load read the earlier delivery."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """Rows of a business date by table, after its load."""
+    """Rows of a business date by table, after its load. ``build_id``: the latest delivery that they hold."""
 
     feed: str
     business_date: dt.date
+    build_id: str
     revisions: int
     pages: int
     rows: Mapping[str, int] = field(default_factory=dict)
@@ -91,8 +96,8 @@ def load_delivery(
     """Replace the business date in the warehouse with its delivered data: each portfolio's latest revision.
 
     NothingToLoadError without a delivery; DamagedRecordError if a file or its records differ from the manifest;
-    LoadDiffersError if the tables differ from the uploaded rows. After an error the date is unchanged. Requires the
-    applied schema. Memory: one page at a time.
+    LoadDiffersError if the tables differ from the uploaded rows; LoadOutdatedError after a delivery in the meantime.
+    After an error the date is unchanged. Requires the applied schema. Memory: one page at a time.
     """
     state = delivered_state(store, feed, day)
     if state.latest is None:
@@ -113,6 +118,7 @@ def load_delivery(
             execute(connection, _affected(dimension, staged[dimension.seen], condition))
         try:
             with transaction(connection) as cursor:
+                _require_latest(store, state.latest)  # a load of a later delivery may have been committed
                 for table in FACTS:
                     stored = stored_table(table)
                     cursor.execute(f"DELETE FROM {stored} {condition}")
@@ -122,7 +128,16 @@ def load_delivery(
                     _rebuild(cursor, dimension, staged[dimension.seen], condition)
         finally:
             execute(connection, *(f"DROP TABLE IF EXISTS {_affected_name(dimension)}" for dimension in _DIMENSIONS))
-    return LoadResult(feed, day, len(state.deliveries), pages, {table: rows[table] for table in FACTS}, dates)
+    counts = {table: rows[table] for table in FACTS}
+    return LoadResult(feed, day, state.latest.build_id, len(state.deliveries), pages, counts, dates)
+
+
+def _require_latest(store: ObjectStore, loaded: Manifest) -> None:
+    latest = delivered_state(store, loaded.feed, loaded.business_date).latest
+    if latest != loaded:
+        raise LoadOutdatedError(
+            f"{loaded.feed} of {loaded.business_date.isoformat()} was delivered again during its load: load it again"
+        )
 
 
 def _pages(
