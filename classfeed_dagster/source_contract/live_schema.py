@@ -51,6 +51,8 @@ def live_schema(engine: sa.Engine) -> Schema:
 class _Facts:
     """Catalogue facts that the Inspector does not return: partitions, non-default collations, invalid indexes.
 
+    ``unproven_keys`` holds by table the names of foreign keys that do not cover every row (NOT VALID, NOT ENFORCED).
+
     ``column_checks`` holds by table the checks of single columns, which the Inspector omits on MariaDB.
     ``domain_sizes`` holds by table and column the size of a PostgreSQL domain's underlying type: ``(18,2)``.
     """
@@ -58,6 +60,7 @@ class _Facts:
     partitions: frozenset[str] = frozenset()
     collations: Mapping[tuple[str, str], str] = field(default_factory=dict)
     invalid_indexes: frozenset[str] = frozenset()
+    unproven_keys: frozenset[tuple[str, str]] = frozenset()
     column_checks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     domain_sizes: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
@@ -90,10 +93,15 @@ def _postgresql_facts(connection: sa.Connection) -> _Facts:
         {"schema": SCHEMA},
     )
     invalid = ask("c.relname", "JOIN pg_index i ON i.indexrelid = c.oid WHERE NOT i.indisvalid")
+    unproven = ask(
+        "c.relname, o.conname",
+        "JOIN pg_constraint o ON o.conrelid = c.oid WHERE o.contype = 'f' AND NOT o.convalidated",
+    )
     return _Facts(
         frozenset(row[0] for row in partitions),
         {(row[0], row[1]): row[2] for row in collations},
         frozenset(row[0] for row in invalid),
+        frozenset((row[0], row[1]) for row in unproven),
         domain_sizes={(row[0], row[1]): _sizes(*row[2:]) for row in domains},
     )
 
@@ -147,6 +155,7 @@ def _reflected(inspector: Inspector, facts: _Facts) -> Schema:
                     tuple(each["referred_columns"]),
                 )
                 for each in foreign_keys.get(key, ())
+                if (name, each["name"]) not in facts.unproven_keys
             )
         )
         uniques = {tuple(constraint["column_names"]) for constraint in unique.get(key, ())}

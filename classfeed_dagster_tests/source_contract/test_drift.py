@@ -150,6 +150,10 @@ BLOCKING = {
         (B, DriftKind.LOST_UNIQUENESS, "portfolio.portfolio_number")
     ],
     "ALTER TABLE trade DROP CONSTRAINT trade_security_id_fkey": [(B, DriftKind.LOST_FOREIGN_KEY, "trade.security_id")],
+    "ALTER TABLE trade DROP CONSTRAINT trade_security_id_fkey, "
+    "ADD FOREIGN KEY (security_id) REFERENCES security NOT VALID": [
+        (B, DriftKind.LOST_FOREIGN_KEY, "trade.security_id")
+    ],
     "DROP INDEX cash_transaction_recorded": [(B, DriftKind.LOST_INDEX, "cash_transaction (recorded_at)")],
     "DROP INDEX trade_recorded; CREATE INDEX trade_recorded ON trade (recorded_at) WHERE side = 'BUY'": [
         (B, DriftKind.LOST_INDEX, "trade (recorded_at)")
