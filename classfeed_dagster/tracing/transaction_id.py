@@ -6,7 +6,7 @@ import re
 
 from classfeed_dagster.errors import UsageError
 
-_LEDGER_ROW = re.compile(r"([TSIC])(\d{1,19})\Z")
+_LEDGER_ROW = re.compile(r"([TSIC])(0|[1-9][0-9]{0,18})\Z")
 
 
 class NotATransactionError(UsageError):
