@@ -37,6 +37,7 @@ from classfeed_dagster.warehouse.records import (
     BreakKind,
     BreakSeverity,
     Side,
+    as_decimal,
     difference,
 )
 from classfeed_dagster.wording import counted
@@ -56,7 +57,9 @@ HELD_BACK = "of portfolios that the delivery holds back"
 OPENING = "rows from before the shared history are summed in the file, and listed in the metric"
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*){0,2}\Z")
 _CHUNK = 1_000
-_NO_SUCH_OBJECT = 2003
+_NO_SUCH_OBJECT = frozenset({2003})  # Snowflake's number for "does not exist or not authorized"
+_NO_SUCH_COLUMN = frozenset({904, 2043})  # Snowflake's, and the local server's
+_COLUMN_NAMES = tuple(re.findall(r"^ *(\w+)", COLUMNS, re.MULTILINE))
 _RULE = Rule(
     "metrics", (Field("portfolio_number"), Field("metric"), Field("currency")), (Field("value", FieldType.TOTAL),)
 )
@@ -97,8 +100,8 @@ def reconcile_data_team(
         ours = our_metrics(delivered)
     recipient = delivered.revisions[-1].recipient
     theirs, never = None, False
-    reason = f"their table {table} does not exist or may not be read (CLASSFEED_DATA_TEAM_TABLE)"
-    if _is_there(connection, table):
+    reason = _unreadable(connection, table)
+    if not reason:
         selection = _Selection(table, day, recipient, tuple(metric.name for metric in metrics_of(delivered)))
         theirs = _their_digests(connection, selection)
         if theirs is None:
@@ -146,12 +149,23 @@ def reconcile_data_team(
 # --- Their side ------------------------------------------------------------------------------------------------------
 
 
-def _is_there(connection: Connection, table: str) -> bool:
+def _unreadable(connection: Connection, table: str) -> str:
+    # The reason why their table cannot be compared; empty if it can.
+    if not _answers(connection, f"SELECT 1 FROM {table} LIMIT 0", _NO_SUCH_OBJECT):
+        return f"their table {table} does not exist or may not be read (CLASSFEED_DATA_TEAM_TABLE)"
+    missing = [
+        name
+        for name in _COLUMN_NAMES
+        if not _answers(connection, f"SELECT {name} FROM {table} LIMIT 0", _NO_SUCH_COLUMN)
+    ]
+    return f"their table {table} lacks the agreed {', '.join(missing)}: ask the data team" if missing else ""
+
+
+def _answers(connection: Connection, statement: str, refusals: frozenset[int]) -> bool:
     try:
-        query(connection, f"SELECT 1 FROM {table} LIMIT 1")
+        query(connection, statement)
     except Exception as error:
-        # Snowflake's number for "does not exist or not authorized"; the connector's class is not imported.
-        if getattr(error, "errno", None) == _NO_SUCH_OBJECT:
+        if getattr(error, "errno", None) in refusals:  # the connector's class is not imported
             return False
         raise
     return True
@@ -169,7 +183,7 @@ class _Selection:
 def _latest(selection: _Selection) -> str:
     listed = ", ".join(literal(name) for name in selection.metrics)
     return f"""WITH LATEST AS (SELECT PORTFOLIO_NUMBER, METRIC, COALESCE(CURRENCY, '') AS CUR, VALUE, COMPUTED_AT,
-        ROW_NUMBER() OVER (PARTITION BY PORTFOLIO_NUMBER, METRIC, COALESCE(CURRENCY, '') ORDER BY COMPUTED_AT DESC) AS NTH
+        ROW_NUMBER() OVER (PARTITION BY PORTFOLIO_NUMBER, METRIC, COALESCE(CURRENCY, '') ORDER BY COMPUTED_AT DESC, VALUE) AS NTH
         FROM {selection.table} WHERE BUSINESS_DATE = {literal(selection.day)}
         AND RECIPIENT = {literal(selection.recipient)} AND METRIC IN ({listed}))"""
 
@@ -207,8 +221,18 @@ def _rows(connection: Connection, selection: _Selection, numbers: Sequence[str])
             f"WHERE NTH = 1 AND VALUE <> 0 AND PORTFOLIO_NUMBER IN ({listed})",
         )
         names = ("portfolio_number", "metric", "currency", "value")
-        metrics += [dict(zip(names, (str(value) for value in row), strict=True)) for row in rows]
+        metrics += [
+            dict(zip(names, (str(number), str(metric), str(currency), _plain(str(value))), strict=True))
+            for number, metric, currency, value in rows
+        ]
     return metrics
+
+
+def _plain(value: str) -> str:
+    # A column of more decimals, or a float, shows zeros or an exponent that the agreed type cannot hold.
+    number = as_decimal(value)
+    text = value if number is None else f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _latest_date(connection: Connection, table: str, recipient: str) -> tuple[str, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -264,6 +265,48 @@ def test_data_team_held_back_portfolio_alone_needs_no_action(team: Team) -> None
     (accounts,) = (amount for amount in result.amounts if amount.metric == "CASH_ACCOUNTS")
     assert accounts.theirs - accounts.ours == accounts.known == Decimal(1)
     assert all(amount.difference == 0 for amount in result.amounts)
+
+
+def test_data_team_figures_of_one_instant_have_one_outcome(team: Team) -> None:
+    team.publish({key: value + 1 for key, value in team.metrics.items()})
+    team.publish()
+    evidence = [break_.likeliest.evidence for break_ in team.reconcile().breaks]
+    assert len(evidence) == 1
+    execute(team.connection, "DELETE FROM CLASS_FEED_METRICS")
+    team.publish()
+    team.publish({key: value + 1 for key, value in team.metrics.items()})
+    assert [break_.likeliest.evidence for break_ in team.reconcile().breaks] == evidence
+
+
+@pytest.fixture
+def altered_table(metrics_table: Any) -> Iterator[Callable[[str], None]]:
+    """Return a function that creates their table anew with other columns."""
+
+    def create(contract: str) -> None:
+        execute(metrics_table, "DROP TABLE CLASS_FEED_METRICS", contract)
+
+    yield create
+    create(CONTRACT)
+
+
+@pytest.mark.parametrize("scale", ["NUMBER(38,8)", "NUMBER(38,2)", "FLOAT", "VARCHAR"])
+def test_data_team_value_of_another_type_is_compared(
+    team: Team, altered_table: Callable[[str], None], scale: str
+) -> None:
+    altered_table(CONTRACT.replace("NUMBER(38,6)", scale))
+    wrong = ("SW000001", "LEDGER_BALANCE", "AUD")
+    team.publish({**team.metrics, wrong: team.metrics[wrong] + Decimal("0.01")})
+    assert team.only_break().difference == Decimal("-0.01")
+
+
+def test_data_team_table_without_an_agreed_column_is_a_warning(
+    team: Team, altered_table: Callable[[str], None]
+) -> None:
+    altered_table(CONTRACT.replace("VALUE NUMBER", "AMOUNT NUMBER"))
+    team.publish()
+    break_ = team.only_break()
+    assert (break_.kind, break_.severity) == (BreakKind.MISSING_DATE, BreakSeverity.WARNING)
+    assert break_.likeliest.evidence == "their table CLASS_FEED_METRICS lacks the agreed VALUE: ask the data team"
 
 
 def test_data_team_table_must_be_a_name(team: Team) -> None:
