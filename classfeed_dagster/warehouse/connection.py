@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     import duckdb
 
 APPLICATION = "classfeed"  # in the tag of every statement
+# Formats by which dates are read and digests computed: Snowflake's defaults, which an account or a user may override.
+_SESSION = {
+    "AUTOCOMMIT": True,
+    "TIMEZONE": "UTC",
+    "DATE_INPUT_FORMAT": "AUTO",
+    "TIMESTAMP_INPUT_FORMAT": "AUTO",
+    "DATE_OUTPUT_FORMAT": "YYYY-MM-DD",
+    "TIMESTAMP_NTZ_OUTPUT_FORMAT": "YYYY-MM-DD HH24:MI:SS.FF3",
+}
 # Arguments without a field in Dagster's resource are passed to the connector unchanged.
 _EXTRA = ("host", "port", "protocol", "network_timeout", "session_parameters")
 
@@ -60,7 +69,7 @@ def connection_arguments(settings: Settings, tag: Mapping[str, str] | None = Non
         "warehouse": settings.snowflake_warehouse,
         "database": settings.snowflake_database,
         "schema": settings.snowflake_schema,
-        "additional_snowflake_connection_args": {"session_parameters": {"QUERY_TAG": query_tag(tag)}},
+        "additional_snowflake_connection_args": {"session_parameters": {**_SESSION, "QUERY_TAG": query_tag(tag)}},
     }
 
 

@@ -49,6 +49,19 @@ def test_statements_carry_feed_date_and_correlation_id() -> None:
     assert json.loads(query_tag(None)) == {"app": "classfeed"}
 
 
+def test_session_does_not_depend_on_the_accounts_defaults() -> None:
+    settings = Settings(**PRODUCTION, snowflake_private_key="the key")
+    parameters = connection_arguments(settings)["additional_snowflake_connection_args"]["session_parameters"]
+    formats = {name: value for name, value in parameters.items() if name.endswith("_FORMAT")}
+    assert formats == {
+        "DATE_INPUT_FORMAT": "AUTO",
+        "TIMESTAMP_INPUT_FORMAT": "AUTO",
+        "DATE_OUTPUT_FORMAT": "YYYY-MM-DD",
+        "TIMESTAMP_NTZ_OUTPUT_FORMAT": "YYYY-MM-DD HH24:MI:SS.FF3",
+    }
+    assert (parameters["AUTOCOMMIT"], parameters["TIMEZONE"]) == (True, "UTC")
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
