@@ -86,6 +86,14 @@ def latest_date(store: ObjectStore, feed: str) -> dt.date | None:
     return latest
 
 
+def chain_dates(store: ObjectStore, feed: str, after: int, count: int) -> dict[int, dt.date]:
+    """Return business dates by place in the feed's chain: of ``count`` places ``after`` one, and as many last ones."""
+    view = live_and_shadow(store, feed)
+    last = sum(1 for _ in view.list(chain_prefix(feed)))
+    places = {*range(after + 1, min(last, after + count) + 1), *range(max(last - count, 0) + 1, last + 1)}
+    return {place: chain_entry(view, feed, place).business_date for place in sorted(places)}
+
+
 def _is_delivered(store: ObjectStore, entry: ChainEntry) -> bool:
     # A void manifest has no ledger. A delivery of before the ledger is recognized by its manifest.
     day, revision = entry.business_date, entry.revision

@@ -10,16 +10,19 @@ import pytest
 
 from classfeed_dagster.alerting.incidents import open_incidents, raised
 from classfeed_dagster.delivery.ledger_rebuild import PositionAudit
+from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.feed_run import nightly_audit
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
+from classfeed_dagster.orchestration.sensors import reconciliation as sensor
 from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
 from classfeed_dagster.tags import CLOCK_TAG, reconciliation_job_name
 from classfeed_dagster.warehouse.breaks import stored_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.database import execute, query
+from classfeed_dagster.warehouse.records import Side
 from classfeed_dagster_tests.fixtures.desk import FEED, Desk
 from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter
 
@@ -71,6 +74,42 @@ def test_clean_delivery_is_reconciled_and_loaded(delivered: Desk) -> None:
     with open_warehouse(runtime.settings) as connection:
         assert query(connection, "SELECT COUNT(*) FROM FACT_HOLDING_DAILY") == [(2,)]
     assert delivered.tick(f"{FEED}_reconciliation_sensor")[0] == []
+
+
+def test_dates_of_any_age_are_reconciled_in_order(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensor, "_LOOK_BACK", 1)
+    monkeypatch.setattr(sensor, "_PLACES", 1)
+    days = ["2026-03-02", "2026-03-03", "2026-03-04", "2026-03-05"]
+    desk.two_customers()
+    for day in days:
+        desk.end_of_day(day)
+        desk.deliver(day)
+
+    def requested() -> list[str | None]:
+        requests, _ = desk.tick(f"{FEED}_reconciliation_sensor", desk.cursor)
+        return [request.partition_key for request in requests]
+
+    def settle(day: str) -> None:
+        date = dt.date.fromisoformat(day)
+        latest = delivered_state(desk.runtime.store, FEED, date).latest
+        assert latest is not None
+        summary = ReconciliationSummary(
+            build_id=latest.build_id, revision=latest.revision, errors=0, warnings=0, breaks=0, unexplained=0,
+            report="", attempt="a1",
+        )  # fmt: skip
+        desk.runtime.save_reference(Side.DATA_TEAM.reference(FEED), date, summary)
+
+    for day in days[:3]:
+        assert requested() == [day, days[3]]
+        assert requested() == [day, days[3]]
+        settle(day)
+        requested()  # the cursor passes the date
+    settle(days[3])
+    assert requested() == []
+    with desk.runtime.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE bigsite.portfolio SET portfolio_name = 'Another Name'")
+    desk.deliver(days[0], fresh=True)
+    assert requested() == [days[0]]  # issued again
 
 
 def test_row_lost_by_bigsite_is_a_break_until_corrected(delivered: Desk) -> None:

@@ -1,12 +1,12 @@
 """Sensor that starts reconciliation of each delivered date."""
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-from classfeed_dagster.delivery.delivery_history import delivered_dates, live_and_shadow
+from classfeed_dagster.delivery.delivery_history import chain_dates, delivered_dates, live_and_shadow
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.orchestration.asset_keys import DATA_TEAM_RECONCILIATION
@@ -25,6 +25,8 @@ from classfeed_dagster.tags import (
 )
 
 _LOOK_BACK = 10
+_PLACES = 25  # of the chain, at the cursor and at its end, that a tick examines for older dates
+_AT_ONCE = 10  # unfinished runs of a feed, so that many dates do not fill the queue before a delivery
 
 
 def dates_to_reconcile(runtime: Runtime, feed: str, days: Sequence[dt.date]) -> list[tuple[dt.date, str]]:
@@ -44,11 +46,20 @@ def dates_to_reconcile(runtime: Runtime, feed: str, days: Sequence[dt.date]) -> 
     return pending
 
 
+def _reconciled_up_to(reached: int, places: Mapping[int, dt.date], pending: Collection[dt.date]) -> int:
+    # The place of the chain up to which every date is reconciled. The last one may not have its manifest yet.
+    last = max(places, default=0)
+    while (place := reached + 1) < last and place in places and places[place] not in pending:
+        reached = place
+    return reached
+
+
 def reconciliation_sensor(feed_context: FeedContext, job: Any, status: DefaultStatus) -> dg.SensorDefinition:
     """Return the sensor that starts reconciliation of delivered dates that lack it."""
 
     # It acts on the current state of deliveries and reconciliations. Each attempt has its own key. While a failed date
     # is retried or waits for its retry, later dates wait: one attempt at a time probes a service that may be down.
+    # The cursor is the place of the chain up to which every delivered date is reconciled.
     @dg.sensor(
         name=f"{feed_context.feed.name}_reconciliation_sensor",
         job=job,
@@ -59,16 +70,22 @@ def reconciliation_sensor(feed_context: FeedContext, job: Any, status: DefaultSt
     def sensor(
         context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        days = delivered_dates(runtime.store, feed_context.feed.name)[-_LOOK_BACK:]
-        requested = 0
-        for day, build_id in dates_to_reconcile(runtime, feed_context.feed.name, days):
+        feed = feed_context.feed.name
+        reached = int(context.cursor) if context.cursor and context.cursor.isdecimal() else 0
+        places = chain_dates(runtime.store, feed, reached, _PLACES)
+        days = sorted({*delivered_dates(runtime.store, feed)[-_LOOK_BACK:], *places.values()})
+        pending = dates_to_reconcile(runtime, feed, days)
+        context.update_cursor(str(_reconciled_up_to(reached, places, {day for day, _ in pending})))
+        requested = unfinished = 0
+        for day, build_id in pending:
+            if requested + unfinished >= _AT_ONCE:
+                break
             before = context.instance.get_run_records(
-                dg.RunsFilter(
-                    job_name=reconciliation_job_name(feed_context.feed.name), tags={PARTITION_TAG: day.isoformat()}
-                ),
+                dg.RunsFilter(job_name=reconciliation_job_name(feed), tags={PARTITION_TAG: day.isoformat()}),
                 ascending=True,
             )
             if any(not record.dagster_run.is_finished for record in before):
+                unfinished += 1
                 continue
             attempts = [run for run in before if run.dagster_run.tags.get(BUILD_ID_TAG) == build_id]
             now = utc_now(runtime.settings.now)
