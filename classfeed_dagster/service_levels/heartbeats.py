@@ -37,9 +37,13 @@ def stale(store: ObjectStore, now: dt.datetime) -> list[str]:
         except DamagedRecordError:
             messages.append(f"the {sensor} sensor's heartbeat cannot be read")
             continue
+        minutes = int(abs(now - at).total_seconds() // 60)
         if now - at > MAX_SILENCE:
-            minutes = int((now - at).total_seconds() // 60)
             messages.append(f"the {sensor} sensor's last heartbeat is {minutes} minutes old")
+        elif (
+            at - now > MAX_SILENCE
+        ):  # a sensor that stopped before its clock was set back, or one of two clocks is wrong
+            messages.append(f"the {sensor} sensor's last heartbeat is {minutes} minutes ahead of the clock")
     return messages
 
 

@@ -124,6 +124,8 @@ def test_watchdog_reports_missing_manifests_and_heartbeats(
     assert heartbeats.stale(local_store, now) == []
     silent = heartbeats.stale(local_store, now + dt.timedelta(minutes=16))
     assert silent[0] == "the repair sensor's last heartbeat is 16 minutes old"
+    ahead = heartbeats.stale(local_store, now - dt.timedelta(minutes=16))
+    assert ahead[0] == "the repair sensor's last heartbeat is 16 minutes ahead of the clock"
     incident = watchdog_incident(result, silent)
     assert incident is not None
     assert incident.page
