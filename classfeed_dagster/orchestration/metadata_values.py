@@ -17,6 +17,7 @@ from classfeed_dagster.orchestration.local_pages import forge_page, store_page
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Environment
 from classfeed_dagster.store import address
+from classfeed_dagster.wording import markdown_cell
 
 MASK = "•••"
 _MAY_BE_ZERO = frozenset({"revision", "dagster/row_count"})
@@ -24,12 +25,8 @@ _MAY_BE_ZERO = frozenset({"revision", "dagster/row_count"})
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> dg.MarkdownMetadataValue:
     """Return a small Markdown table. Cells are escaped so that no value can break out of its cell."""
-
-    def cell(value: object) -> str:
-        return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
-
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(map(markdown_cell, row)) + " |" for row in rows]
     return dg.MetadataValue.md("\n".join(lines))
 
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.warehouse.records import Break, BreakCause, BreakKind, BreakSeverity, Side
-from classfeed_dagster.wording import counted
+from classfeed_dagster.wording import counted, markdown_cell
 
 NEVER_DELIVERED = "removed, and nothing of it was ever delivered"  # rightly absent, and held back by nothing
 _WORST_FIRST = {BreakSeverity.ERROR: 0, BreakSeverity.WARNING: 1, BreakSeverity.EVENT: 2}
@@ -157,7 +157,7 @@ class Reconciliation:
                 entry.other_value or "",
                 entry.likeliest.cause.value,
             )
-            lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+            lines.append("| " + " | ".join(map(markdown_cell, cells)) + " |")
         if len(self.breaks) > limit:
             lines.append(f"\n… and {len(self.breaks) - limit} more, in the report")
         return "\n".join(lines)

@@ -23,6 +23,7 @@ from classfeed_dagster.source_contract.schema import (
     SchemaUnreadableError,
 )
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.wording import markdown_cell
 
 _ROOT = "schemas"
 _LATEST = "latest.json"
@@ -69,7 +70,7 @@ def changes_to_markdown(title: str, changes: Sequence[SchemaChange]) -> str:
     lines = [f"{title}: {len(changes)} change{'s' if len(changes) > 1 else ''}.", ""]
     lines += ["| where | what | was | is |", "| --- | --- | --- | --- |"]
     lines += [
-        f"| {' | '.join(_cell(text) for text in (change.subject, change.what, change.was, change.now))} |"
+        f"| {' | '.join(map(markdown_cell, (change.subject, change.what, change.was, change.now)))} |"
         for change in changes
     ]
     return "\n".join(lines) + "\n"
@@ -201,7 +202,3 @@ def _text(value: object) -> str:
 
 def _folder(day: dt.date) -> str:
     return f"{_ROOT}/{day.isoformat()}/"
-
-
-def _cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

@@ -225,6 +225,16 @@ def test_report_is_of_one_attempt(local_store: ObjectStore) -> None:
             write_report(local_store, results)
 
 
+@pytest.mark.parametrize("hostile", ["a\\| b", "a | b", "a\rb", "a\nb", "a\u2028b", "<img src=x>"])
+def test_report_markdown_keeps_each_break_in_its_row(hostile: str) -> None:
+    (entry, *_) = BROKEN.breaks
+    result = dataclasses.replace(BROKEN, breaks=(dataclasses.replace(entry, subject=hostile, export_value=hostile),))
+    row = result.markdown().splitlines()[-1]
+    unescaped = re.sub(r"\\.", "", row)
+    assert (row[0], unescaped.count("|")) == ("|", 8)
+    assert "<" not in row
+
+
 def test_report_has_markdown_and_metrics() -> None:
     table = BROKEN.markdown(2)
     lines = table.splitlines()
