@@ -267,6 +267,7 @@ _TEXTS = {"VARCHAR", "CHAR"}
 _SIZED = {*_TEXTS, "NUMERIC"}
 _LITERAL = re.compile(r"'((?:[^']|'')*)'")
 _CAST = re.compile(r"::[a-z_ ]+(?:\(\d+(?:,\s*\d+)?\))?(?:\[\])?")
+_ARRAY = re.compile(r"'\{([^'{}\"\\]*)\}'(?=::[a-z_ ]+(?:\(\d+\))?\[\])")  # '{BUY,SELL}'::text[]
 _LIST_WORDS = {"any", "array", "in", "or", "is", "null"}
 
 
@@ -280,7 +281,8 @@ def sort_checks(checks: Iterable[str], columns: Iterable[str]) -> tuple[dict[str
     known = set(columns)
     vocabularies: dict[str, tuple[str, ...]] = {}
     others = []
-    for check in checks:
+    for written in checks:
+        check = _ARRAY.sub(lambda array: ", ".join(f"'{value}'" for value in array[1].split(",")), written)
         values = {value.replace("''", "'") for value in _LITERAL.findall(check)}
         outside = _CAST.sub("", _LITERAL.sub(" ", check))
         words = set(re.findall(r"\w+", outside))

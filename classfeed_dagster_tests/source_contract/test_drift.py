@@ -83,6 +83,7 @@ NOTHING = [
     "COMMENT ON COLUMN trade.gst IS 'in dollars'; COMMENT ON TABLE trade IS 'contract notes'",
     'ALTER TABLE portfolio ALTER portfolio_name TYPE varchar(200) COLLATE "C"',
     "ALTER TABLE trade RENAME CONSTRAINT trade_pkey TO trade_key",
+    "ALTER TABLE trade DROP CONSTRAINT side_known, ADD CHECK (side = ANY ('{BUY,SELL}'::varchar[]))",
 ]
 WARNINGS = {
     "ALTER TABLE portfolio ALTER portfolio_name TYPE varchar(400)": [
@@ -99,6 +100,9 @@ WARNINGS = {
     "ALTER TABLE income DROP CONSTRAINT income_type_known, "
     "ADD CHECK (income_type = 'DIVIDEND' OR income_type = 'DISTRIBUTION')": [
         (W, DriftKind.VALUE_GONE, "income.income_type")
+    ],
+    "ALTER TABLE trade DROP CONSTRAINT side_known, ADD CHECK (side = ANY ('{BUY,SELL,SWAP}'::text[]))": [
+        (W, DriftKind.NEW_VALUE, "trade.side")
     ],
     "ALTER TABLE trade DROP CONSTRAINT side_known": [(W, DriftKind.VALUES_OPEN, "trade.side")],
     "ALTER TABLE security_price DROP CONSTRAINT security_price_close_price_check": [
