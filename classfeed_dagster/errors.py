@@ -45,6 +45,7 @@ DECLARED_IN = (
     "acknowledgements.mapping",
     "alerting.incidents",
     "alerting.pagerduty",
+    "alerting.slack",
     "bigsite.consent",
     "bigsite.create_schema",
     "bigsite.landing",

@@ -14,7 +14,7 @@ from time import monotonic
 
 from pydantic import AwareDatetime, BaseModel, Field
 
-from classfeed_dagster.errors import TemporaryError
+from classfeed_dagster.errors import TemporaryError, UnavailableError
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.store import ObjectStore, check_key
 from classfeed_dagster.stored_records import MonitoringRecord, canonical, readable, to_json
@@ -100,6 +100,14 @@ class Pager:
     def resolve(self, incident: Incident) -> None:
         """Resolve the page."""
         get_logger().warning(f"resolved: {incident.what}", key=incident.key)
+
+
+class NotAcceptedError(UnavailableError):
+    """A service did not accept a notification. ``reason``: its own word or status, such as ``invalid_auth``."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class NotificationError(TemporaryError):
@@ -259,7 +267,8 @@ class IncidentNotifier:
         except Exception as error:
             # A failing service must not stop the next incident's notifications.
             get_logger().error("notification failed", error_type=type(error).__name__, key=self.key)
-            self.failures.append(f"{self.key} to {service} ({type(error).__name__})")
+            reason = error.reason if isinstance(error, NotAcceptedError) else type(error).__name__
+            self.failures.append(f"{self.key} to {service} ({reason})")
             return False
         return True
 

@@ -7,15 +7,14 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from classfeed_dagster.alerting.incidents import Incident, Pager
+from classfeed_dagster.alerting.incidents import Incident, NotAcceptedError, Pager
 from classfeed_dagster.alerting.slack import Links
-from classfeed_dagster.errors import UnavailableError
 from classfeed_dagster.settings import Environment, Settings
 
 _SECONDS = 10
 
 
-class PagerDutyError(UnavailableError):
+class PagerDutyError(NotAcceptedError):
     """PagerDuty did not accept an event."""
 
 
@@ -64,9 +63,11 @@ class PagerDuty(Pager):
                 answer.read()
         except (urllib.error.URLError, OSError) as error:
             status = getattr(error, "code", None)
+            reason = f"status {status}" if status else type(error).__name__
             raise PagerDutyError(
-                f"PagerDuty did not accept the {event['event_action']} event of {event['dedup_key']} "
-                f"({f'status {status}' if status else type(error).__name__}); it will be retried"
+                f"PagerDuty did not accept the {event['event_action']} event of {event['dedup_key']} ({reason}); it "
+                "will be retried",
+                reason,
             ) from None
 
 

@@ -14,6 +14,7 @@ from classfeed_dagster.alerting.incidents import (
     OFFENDERS_SHOWN,
     Incident,
     Messenger,
+    NotAcceptedError,
     Thread,
     duration,
     sentence,
@@ -23,8 +24,10 @@ from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     from slack_sdk.web.client import WebClient
+    from slack_sdk.web.slack_response import SlackResponse
 
 _MAX_TEXT = 2900
+_MAX_NOTIFICATION_BYTES = 3900  # Slack refuses to edit a message whose text has more than 4,000
 # Answers by which Slack will never accept an edit of a message or a reply to it: somebody deleted it or archived its
 # channel, another bot wrote it, or the workspace limits edits.
 _FINAL = frozenset(
@@ -66,6 +69,10 @@ def blocks(incident: Incident, links: Links, *, recovered_after: dt.timedelta | 
     return result
 
 
+class SlackError(NotAcceptedError):
+    """Slack did not accept a message."""
+
+
 class SlackMessenger(Messenger):
     """Messages in one Slack channel."""
 
@@ -74,9 +81,10 @@ class SlackMessenger(Messenger):
 
     def announce(self, incident: Incident) -> Thread:
         """Send a new message and return its thread."""
-        answer = self._client.chat_postMessage(
+        answer = _call(
+            self._client.chat_postMessage,
             channel=self._channel,
-            text=_text(incident.headline),
+            text=_notification(incident.headline),
             blocks=blocks(incident, self._links),
             unfurl_links=False,
         )
@@ -88,14 +96,14 @@ class SlackMessenger(Messenger):
             self._client.chat_update,
             channel=thread.channel,
             ts=thread.ts,
-            text=_text(incident.headline),
+            text=_notification(incident.headline),
             blocks=blocks(incident, self._links),
         )
         return thread if edited else self.announce(incident)
 
     def recovered(self, thread: Thread, incident: Incident, lasted: dt.timedelta) -> None:
         """Mark the message, and report the recovery in its thread: last, as only the edit may be repeated."""
-        text = f"Recovered after {duration(lasted)}. It was: {_text(incident.what)}"
+        text = _notification(f"Recovered after {duration(lasted)}. It was: {incident.what}")
         _accepted(
             self._client.chat_update,
             channel=thread.channel,
@@ -112,14 +120,22 @@ class SlackMessenger(Messenger):
         )
 
 
-def _accepted(call: Callable[..., object], **arguments: object) -> bool:
-    """Call Slack; return False if it will never accept the call."""
+def _call(method: Callable[..., SlackResponse], **arguments: object) -> SlackResponse:
     from slack_sdk.errors import SlackApiError
 
     try:
-        call(**arguments)
+        return method(**arguments)
     except SlackApiError as refusal:
-        if refusal.response.get("error") in _FINAL:
+        reason = str(refusal.response.get("error"))
+        raise SlackError(f"Slack did not accept a message ({reason}); it will be retried", reason) from None
+
+
+def _accepted(method: Callable[..., SlackResponse], **arguments: object) -> bool:
+    """Call Slack; return False if it will never accept the call."""
+    try:
+        _call(method, **arguments)
+    except SlackError as refusal:
+        if refusal.reason in _FINAL:
             return False
         raise
     return True
@@ -181,6 +197,10 @@ def _mrkdwn(text: str) -> dict[str, Any]:
     # Verbatim: Slack makes no mention or link of a plain @channel or address.
     shown = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
     return {"type": "mrkdwn", "text": shown, "verbatim": True}
+
+
+def _notification(text: str) -> str:
+    return _text(text).encode()[:_MAX_NOTIFICATION_BYTES].decode(errors="ignore")
 
 
 def _text(text: str) -> str:

@@ -127,7 +127,7 @@ def test_failed_notification_is_retried_and_does_not_block_others(
     local_store: ObjectStore, switchboard: Switchboard
 ) -> None:
     switchboard.fails = True
-    with pytest.raises(NotificationError, match=r"3 notifications.*late.2026-03-02 to PagerDuty \(PagerDutyError\)"):
+    with pytest.raises(NotificationError, match=r"3 notifications.*late.2026-03-02 to PagerDuty \(status 503\)"):
         say(local_store, switchboard, LATE, BREAK)
     switchboard.fails = False
     assert say(local_store, switchboard, LATE, BREAK, after=1) == (2, 0, 0)
@@ -139,6 +139,22 @@ def test_failed_notification_is_retried_and_does_not_block_others(
     switchboard.fails = False
     assert say(local_store, switchboard, after=3) == (0, 0, 2)
     assert [len(message.replies) for message in switchboard.messages] == [1, 1]
+
+
+def test_failed_notification_states_the_services_own_reason(local_store: ObjectStore, switchboard: Switchboard) -> None:
+    switchboard.errors["/api/chat.postMessage"] = "invalid_auth"
+    with pytest.raises(NotificationError, match=r"breaks.class_super to Slack \(invalid_auth\)"):
+        say(local_store, switchboard, BREAK)
+
+
+def test_long_text_is_cut_to_what_slack_edits(local_store: ObjectStore, switchboard: Switchboard) -> None:
+    long = BREAK.model_copy(update={"what": "<ä>" * 2000})
+    say(local_store, switchboard, long)
+    say(local_store, switchboard, long.model_copy(update={"counts": {"breaks": 2}}))
+    say(local_store, switchboard)
+    (message,) = switchboard.messages
+    (reply,) = message.replies
+    assert all(3800 < len(text.encode()) < 4000 for text in (message.text, reply))
 
 
 def test_failed_recovery_message_does_not_page_again(
