@@ -166,11 +166,12 @@ def test_traces_sensor_repeats_what_a_collector_refused(collector: Collector, mo
     assert len(collector.spans) == 3
 
 
-def test_traces_sensor_begins_with_the_runs_that_end_from_now_on(collector: Collector) -> None:
+@pytest.mark.parametrize("cursor", [None, "edited by a person", "2026-01-01T00:00:00"])
+def test_traces_sensor_begins_with_the_runs_that_end_from_now_on(collector: Collector, cursor: str | None) -> None:
     telemetry.start(Settings())
     with dg.DagsterInstance.ephemeral() as instance:
         two_steps.execute_in_process(instance=instance, raise_on_error=False)
-        assert _tick(instance, None).cursor
+        assert _tick(instance, cursor).cursor
     assert collector.spans == []
 
 

@@ -79,6 +79,15 @@ def test_metrics_of_a_delivery_are_recorded_once(desk: Desk, look: Any) -> None:
     assert feeds == {name for line in (delivery, *stages, standing) for name in line} & set(METRICS)
 
 
+@pytest.mark.parametrize("edited", ["reset", "class_super=", "class_super=x class_super", "a=b=c", "@owner"])
+def test_measures_cursor_edited_by_a_person_counts_as_none(desk: Desk, look: Any, edited: str) -> None:
+    one_customer(desk)
+    assert desk.run(MONDAY).outcome is Outcome.DELIVERED
+    lines, cursor = look(edited)
+    assert sum("documents" in line for line in lines) == 1
+    assert "class_super=1" in str(cursor).split()
+
+
 def test_explained_difference_is_not_measured_as_a_break(desk: Desk) -> None:
     desk.two_customers(MONDAY, wrong_units=True)
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": Decimal(1)})

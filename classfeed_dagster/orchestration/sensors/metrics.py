@@ -54,6 +54,12 @@ def _emit_owner(runtime: Runtime, env: str, positions: dict[str, str]) -> None:
     positions[_OWNER] = at
 
 
+def _positions(cursor: str | None) -> dict[str, str]:
+    # People may edit the cursor in the UI: an unreadable position counts as none.
+    pairs = (part.partition("=") for part in (cursor or "").split())
+    return {name: position for name, _, position in pairs if name == _OWNER or position.isdecimal()}
+
+
 def measuring_sensor(feeds: Sequence[Feed], status: DefaultStatus) -> dg.SensorDefinition:
     """Return the sensor that emits each new delivery once, and every feed's state, as CloudWatch embedded metrics."""
 
@@ -66,7 +72,7 @@ def measuring_sensor(feeds: Sequence[Feed], status: DefaultStatus) -> dg.SensorD
     def measures(context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]) -> dg.SkipReason:
         now = utc_now(runtime.settings.now)
         env = runtime.settings.env.value
-        positions = dict(part.split("=") for part in (context.cursor or "").split()) if context.cursor else {}
+        positions = _positions(context.cursor)
         for feed in feeds:
 
             def tries(day: dt.date, feed: Feed = feed) -> int:

@@ -36,7 +36,7 @@ def tracing_sensors(settings: Settings, status: DefaultStatus) -> list[dg.Sensor
     )
     def traces(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         until = dt.datetime.now(dt.UTC) - _SETTLED
-        since = dt.datetime.fromisoformat(context.cursor) if context.cursor else until
+        since = _instant(context.cursor) or until
         ended = dg.RunsFilter(statuses=_ENDED, updated_after=since, updated_before=until)
         records = context.instance.get_run_records(ended, limit=_RUNS, order_by="update_timestamp", ascending=True)
         send_spans([span for record in records for span in spans_of(context.instance, record)])
@@ -45,6 +45,15 @@ def tracing_sensors(settings: Settings, status: DefaultStatus) -> list[dg.Sensor
         return dg.SkipReason(f"{counted(len(records), 'run')} sent")
 
     return [traces]
+
+
+def _instant(cursor: str | None) -> dt.datetime | None:
+    # People may edit the cursor in the UI: an unreadable one counts as none.
+    try:
+        instant = dt.datetime.fromisoformat(cursor or "")
+    except ValueError:
+        return None
+    return instant if instant.tzinfo is not None else None
 
 
 def spans_of(instance: dg.DagsterInstance, record: dg.RunRecord) -> Iterator[Span]:
