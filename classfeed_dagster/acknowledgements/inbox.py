@@ -99,8 +99,8 @@ class FileAnswers:
 
     @property
     def contradictory(self) -> bool:
-        """Return True if two answers state different things."""
-        return len({(answer.state, answer.records) for answer in self.answers}) > 1
+        """Return True if two answers state different things, whatever the order of their records."""
+        return len({(answer.state, frozenset(answer.records)) for answer in self.answers}) > 1
 
 
 def inbox_prefix(feed: str) -> str:

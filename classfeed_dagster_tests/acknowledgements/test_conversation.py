@@ -143,6 +143,19 @@ def test_faulty_answer_is_kept_and_reported(delivered: Desk) -> None:
     assert (again.acknowledgements, again.dead_letters) == ((), ())
 
 
+def test_answer_repeated_in_another_order_contradicts_nothing(delivered: Desk) -> None:
+    desk, store = delivered, delivered.runtime.store
+    manifest = desk.manifest(MONDAY.isoformat(), feed="answering")
+    refused = [rejection("SW00000001", "T1", "E42"), rejection("SW00000002", "T2", "E42")]
+    (key,) = put_answers(store, manifest, manifest.pages[0], MAPPING, refused)
+    message = json.loads(store.read(key))
+    message["records"] = [*reversed(message["records"]), message["records"][0]]
+    store.put(f"{key}-again", json.dumps(message).encode())
+    assert len(read_inbox(store, "answering", MAPPING, MORNING).acknowledgements) == 2
+    (file,) = file_answers(store, "answering", MONDAY)
+    assert not file.contradictory
+
+
 def test_answer_that_a_dead_run_kept_is_loaded_by_the_next(delivered: Desk) -> None:
     desk, store = delivered, delivered.runtime.store
     manifest = desk.manifest(MONDAY.isoformat(), feed="answering")
