@@ -16,6 +16,7 @@ REASON_TAG = "classfeed/reason"
 ATTEMPT_TAG = "classfeed/attempt"
 RERUN_TAG = "classfeed/rerun"
 INBOX_TAG = "classfeed/inbox"  # state of the inbox that a run reads
+COMPARED_TAG = "classfeed/compared"  # state of both sides that a run of parity compares
 BUILD_ID_TAG = "classfeed/build_id"  # the delivery that a reconciliation run examines
 PARTITION_TAG = "dagster/partition"
 DEFAULT_FEED = "class_super"  # feed of commands and queries that name none

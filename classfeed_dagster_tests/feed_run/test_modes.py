@@ -120,7 +120,10 @@ def test_old_apps_file_is_compared_when_it_lands(desk_after: DeskAfter) -> None:
     assert market.carry_out(request).success
     metadata = _parity_metadata(market)
     assert (metadata["clean_dates_in_a_row"], metadata.get("unexplained", 0), metadata["equal_lines"]) == (1, 0, 2)
-    assert market.tick("class_trade_parity")[0][0].run_key == request.run_key  # which Dagster does not do twice
+    assert market.tick("class_trade_parity") == (
+        [],
+        "every date is compared, being compared, or waits for its next attempt",
+    )
 
     changed = [[cell.replace("4509.50", "4509.51") for cell in line] for line in with_all]
     store.put(f"legacy/{TRADE}/{MONDAY}/old.csv", csv_text(changed))
@@ -133,6 +136,22 @@ def test_old_apps_file_is_compared_when_it_lands(desk_after: DeskAfter) -> None:
     )
     (evaluation,) = result.get_asset_check_evaluations()
     assert (evaluation.check_name, evaluation.passed) == ("parity", False)
+
+
+def test_failed_comparison_is_requested_again_after_a_wait(desk_after: DeskAfter) -> None:
+    market, keys = desk_after(deliver_in_shadow), list[str | None]()
+    store, key, content = market.runtime.store, f"legacy/{TRADE}/{MONDAY}/old.csv", _shadow_file(market)
+    for instant, present in (("08:00", False), ("08:30", True)):
+        store.put(key, content)
+        with market.at(f"2026-03-03T{instant}:00+11:00"):
+            (request,), _ = market.tick("class_trade_parity")
+            keys.append(request.run_key)
+            if not present:
+                store.delete(key)
+            assert market.carry_out(request).success is present
+            store.put(key, content)
+            assert market.tick("class_trade_parity")[0] == []
+    assert keys[1] == f"{keys[0]}-2"
 
 
 def _shadow_file(desk: Desk) -> bytes:
