@@ -343,6 +343,9 @@ def test_other_bucket_is_written_once_with_its_checksum(outgoing: OutgoingFile, 
         with bucket.connect({}) as send:
             assert send(outgoing)
             assert send(outgoing).startswith("already there")
+            outgoing.path.write_bytes(outgoing.path.read_bytes()[:-1])
+            with pytest.raises(DestinationConflictError):  # the whole file is there, under the digest of this one
+                send(outgoing)
             outgoing.path.write_bytes(b"other")
             changed = OutgoingFile(
                 outgoing.message_id, outgoing.name, outgoing.path, hashlib.sha256(b"other").hexdigest()
@@ -372,8 +375,8 @@ def test_https_upload_states_digest_and_key(endpoint: str, outgoing: OutgoingFil
 
 @pytest.mark.parametrize(
     ("status", "stated", "error"),
-    [(503, None, NotSentError), (429, None, NotSentError), (401, None, DestinationRefusedError),
-     (204, "sha-256=:x:", NotSentError)],
+    [(503, None, NotSentError), (408, None, NotSentError), (425, None, NotSentError), (429, None, NotSentError),
+     (401, None, DestinationRefusedError), (204, "sha-256=:x:", NotSentError)],
 )  # fmt: skip
 def test_https_answers_are_transient_or_refusals(
     endpoint: str, outgoing: OutgoingFile, status: int, stated: str | None, error: type[Exception]
@@ -381,6 +384,13 @@ def test_https_answers_are_transient_or_refusals(
     Upload.status, Upload.stated = status, stated
     with HttpsUpload(endpoint).connect({}) as send, pytest.raises(error):
         send(outgoing)
+
+
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_https_answer_without_a_digest_is_accepted(endpoint: str, outgoing: OutgoingFile, status: int) -> None:
+    Upload.status = status
+    with HttpsUpload(endpoint).connect({}) as send:
+        assert send(outgoing) == f"HTTP {status}"
 
 
 def test_https_answer_is_not_read_to_its_end(outgoing: OutgoingFile) -> None:
@@ -401,7 +411,9 @@ def test_https_without_a_server_is_transient(outgoing: OutgoingFile) -> None:
         send(outgoing)
 
 
-@pytest.mark.parametrize("url", ["http://recipient.example/", "https://user:word@recipient.example/"])
+@pytest.mark.parametrize(
+    "url", ["http://recipient.example/", "https://word@recipient.example/", "https://user:word@recipient.example/"]
+)
 def test_upload_url_must_be_https_without_a_credential(url: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         HttpsUpload(url)
