@@ -28,7 +28,7 @@ from classfeed_dagster.orchestration.run_recovery import (
     recover_dead_runs,
     wait_for_pool,
 )
-from classfeed_dagster.tags import OWNER_TAG, PARENT_TAG
+from classfeed_dagster.tags import OWNER_TAG, PARENT_TAG, PROCESS_TAG
 
 # A run that holds the pool's slot within its step, until it is killed.
 HOLDER = """
@@ -156,13 +156,23 @@ def test_ended_run_gives_its_slot_back(instance: DagsterInstance, holder: subpro
     assert pool_holders(instance) == []
 
 
-def test_reexecution_of_a_dead_processs_run_is_not_dead(instance: DagsterInstance) -> None:
+@pytest.mark.parametrize("tag", [OWNER_TAG, PROCESS_TAG])
+def test_reexecution_of_a_dead_processs_run_is_not_dead(instance: DagsterInstance, tag: str) -> None:
     # Dagster copies all tags of a run to its re-execution.
-    own = ProcessIdentity.current()
-    tags = {OWNER_TAG: str(ProcessIdentity(own.host, own.pid, "another:1")), PARENT_TAG: "a-run-of-another-process"}
+    own, parent = ProcessIdentity.current(), "a-run-of-another-process"
+    dead = ProcessIdentity(own.host, own.pid, "another:1")
+    tags = {tag: f"{parent} {dead}" if tag == PROCESS_TAG else str(dead), PARENT_TAG: parent}
     again = create_run_for_test(instance, "small", tags=tags, status=DagsterRunStatus.STARTED)
     assert recover_dead_runs(instance) == []
     assert PoolHolder.of(instance, again.run_id).owner is None
+
+
+def test_reexecution_whose_own_process_died_is_dead(instance: DagsterInstance) -> None:
+    own = ProcessIdentity.current()
+    again = create_run_for_test(instance, "small", tags={PARENT_TAG: "x"}, status=DagsterRunStatus.STARTED)
+    dead = ProcessIdentity(own.host, own.pid, "another:1")
+    instance.add_run_tags(again.run_id, {PROCESS_TAG: f"{again.run_id} {dead}"})
+    assert recover_dead_runs(instance) == [again.run_id]
 
 
 @pytest.mark.parametrize("owner", ["dead", "none"])
