@@ -265,6 +265,11 @@ def test_sftp_renames_resumes_and_never_replaces(ssh: SshServer, outgoing: Outgo
         part.write_bytes(b"x" * 1000)  # the beginning of something else: found when it is read back
         with pytest.raises(NotSentError, match="read back differs"):
             send(outgoing)
+        assert send(outgoing) == f"renamed after {len(content)} bytes"
+        part.write_bytes(content[:1000])  # of a sender that found no file before this one's rename
+        assert send(outgoing) == "already there"
+        assert not part.exists()
+        there.unlink()
         part.write_bytes(content + b"more")
         assert send(outgoing) == f"renamed after {len(content)} bytes"
         there.write_bytes(b"other")
