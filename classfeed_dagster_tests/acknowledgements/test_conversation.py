@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from classfeed_dagster.acknowledgements.inbox import dead_letters, file_answers, read_inbox, rejections
-from classfeed_dagster.acknowledgements.mapping import AnswerMapping, FileState
+from classfeed_dagster.acknowledgements.mapping import Answer, AnswerMapping, FileState
 from classfeed_dagster.alerting.recipient_alerts import recipient_incidents
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.cli import deliveries
@@ -154,6 +154,24 @@ def test_answer_repeated_in_another_order_contradicts_nothing(delivered: Desk) -
     assert len(read_inbox(store, "answering", MAPPING, MORNING).acknowledgements) == 2
     (file,) = file_answers(store, "answering", MONDAY)
     assert not file.contradictory
+
+
+def test_failed_file_is_reported_until_loaded_files_replace_all_of_it(delivered: Desk) -> None:
+    desk, store, both = delivered, delivered.runtime.store, ["SW00000001", "SW00000002"]
+    steps = [(both, FileState.FAILED), (both, None), (both[:1], FileState.LOADED), (both, FileState.LOADED)]
+    for revision, (numbers, state) in enumerate(steps):
+        if revision:
+            with desk.runtime.engine.begin() as connection:
+                renamed = tables.portfolio.c.portfolio_number.in_(numbers)
+                connection.execute(tables.portfolio.update().where(renamed).values(portfolio_name=f"New {revision}"))
+            assert desk.run(MONDAY.isoformat(), feed="answering", fresh_snapshot=True).outcome is Outcome.DELIVERED
+        manifest = desk.manifest(MONDAY.isoformat(), revision, feed="answering")
+        assert [portfolio.number for portfolio in manifest.portfolios] == numbers
+        if state is not None:
+            answer = MAPPING.message(Answer(manifest.pages[0].message_id, state, None, ()))
+            store.put(f"acknowledgements/answering/{revision}.json", answer)
+            assert read_inbox(store, "answering", MAPPING, MORNING).acknowledgements
+        assert ("refused.answering" in incident_counts(desk)) is (revision < 3)
 
 
 def test_answer_that_a_dead_run_kept_is_loaded_by_the_next(delivered: Desk) -> None:
