@@ -21,6 +21,7 @@ from classfeed_dagster.local.processes import ProcessIdentity
 from classfeed_dagster.orchestration import run_recovery
 from classfeed_dagster.orchestration.run_recovery import (
     ABANDONED,
+    POOL,
     PoolBusyError,
     PoolHolder,
     background_recovery,
@@ -154,6 +155,21 @@ def test_ended_run_gives_its_slot_back(instance: DagsterInstance, holder: subpro
     instance.report_run_canceled(run)
     wait_for_pool(instance, 0, lambda _: None)
     assert pool_holders(instance) == []
+
+
+def test_ended_run_waits_for_the_pool_no_more(instance: DagsterInstance) -> None:
+    storage = instance.event_log_storage
+    storage.set_concurrency_slots(POOL, 1)
+    living, ended = (
+        create_run_for_test(instance, "small", status=status, tags={OWNER_TAG: str(ProcessIdentity.current())})
+        for status in (DagsterRunStatus.STARTED, DagsterRunStatus.CANCELED)
+    )
+    for run in (living, ended):
+        storage.claim_concurrency_slot(POOL, run.run_id, "landing")
+    assert [step.run_id for step in storage.get_concurrency_info(POOL).pending_steps][-1:] == [ended.run_id]
+    recover_dead_runs(instance)
+    info = storage.get_concurrency_info(POOL)
+    assert {each.run_id for each in (*info.claimed_slots, *info.pending_steps)} == {living.run_id}
 
 
 @pytest.mark.parametrize("tag", [OWNER_TAG, PROCESS_TAG])
