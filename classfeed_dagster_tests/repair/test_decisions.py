@@ -178,6 +178,7 @@ def test_unsent_date_waits_for_the_one_before_unless_bigsite_changed() -> None:
         assert action(unsent) is Action.WAIT
         changed = dataclasses.replace(unsent, source_changed_at=DUE + MINUTE)
         assert action(changed) is (Action.GIVE_UP if len(runs) == 5 else Action.RUN)
+    assert action(dataclasses.replace(unsent, runs=(failed(DOWN),))) is Action.RUN  # a re-issue that failed
     other = failed(Cause(CauseKind.CONFIGURATION, "DestinationRefusedError"))
     assert action(dataclasses.replace(unsent, runs=(other,))) is Action.GIVE_UP
 
