@@ -74,7 +74,8 @@ def gather(
         audience = feed.audience(settings.first_business_date)
         live = is_live(feed, settings.env)
         dues = latest_due(feed, audience, now, settings.repair_dates)
-        older = set(restatements.open_dates(runtime.store, feed.name))
+        # A record restored from a backup may be of a date that another first date, cadence or calendar had.
+        older = {day for day in restatements.open_dates(runtime.store, feed.name) if audience.is_due(day)}
         if dues:
             older |= _unsent_before(runtime.store, feed, audience, dues[0].business_date)
         if up and ask_changes and dues:

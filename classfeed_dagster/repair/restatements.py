@@ -43,9 +43,17 @@ def batch(days: Sequence[dt.date], turn: int, size: int = BATCH) -> Sequence[dt.
 
 
 def open_dates(store: ObjectStore, feed: str) -> tuple[dt.date, ...]:
-    """Return the dates of a feed on record, in order."""
+    """Return the dates of a feed on record, in order. Objects with other names are ignored."""
     prefix = _prefix(feed)
-    return tuple(dt.date.fromisoformat(key.removeprefix(prefix).removesuffix(".json")) for key in store.list(prefix))
+    days = (_day(key.removeprefix(prefix).removesuffix(".json")) for key in store.list(prefix))
+    return tuple(day for day in days if day is not None)
+
+
+def _day(name: str) -> dt.date | None:
+    try:
+        return dt.date.fromisoformat(name)
+    except ValueError:
+        return None
 
 
 def record(store: ObjectStore, observations: Observations, *, asked: bool) -> None:

@@ -219,6 +219,15 @@ def test_older_date_rewritten_in_bigsite_is_reissued_once(
     assert len(desk.manifest(MONDAY, 1).portfolios) == 2
 
 
+@pytest.mark.parametrize("name", ["2026-03-01.json", "2026-02-27.json", "2026-02-30.json", "2026-03-02.json.bak"])
+def test_foreign_object_among_the_records_of_older_dates_is_ignored(live_desk_after: DeskAfter, name: str) -> None:
+    desk = live_desk_after(monday_delivered)
+    desk.runtime.store.put(f"restatements/class_super/{name}", b"{}")
+    with desk.at("2026-03-03T10:00:00+11:00"):
+        none(desk)
+        assert desk.tick("alerts")[1] == "0 incidents opened, 0 revised, 0 recovered"
+
+
 def _rewrite(desk: Desk, statement: str, at: str) -> None:
     with desk.runtime.engine.begin() as connection:
         assert connection.execute(sa.text(statement), {"at": at}).rowcount > 0
