@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import classfeed_dagster
+from classfeed_dagster.file_access import owner_only
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -26,7 +27,8 @@ def dagster_home(home: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     text = _local_settings().read_text().replace("base_dir: null", f"base_dir: {json.dumps(str(folder))}")
     temporary = folder / f"dagster.yaml.{os.getpid()}"
-    temporary.write_text(text)
+    with open(temporary, "w", encoding="utf-8", opener=owner_only) as file:
+        file.write(text)
     temporary.replace(folder / "dagster.yaml")  # another process may be reading it
     return folder
 

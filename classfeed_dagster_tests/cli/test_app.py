@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import re
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from classfeed_dagster.settings import get_settings
 from classfeed_dagster.store import open_store
 from classfeed_dagster.stored_records import quarantine_key, to_json
 from classfeed_dagster_tests.fixtures.databases import fresh_database
+from classfeed_dagster_tests.fixtures.file_modes import open_to_others
 from classfeed_dagster_tests.fixtures.warehouse import session_warehouse
 
 Command = Callable[..., Result]
@@ -64,8 +66,12 @@ def classfeed(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="module")
 def demo(classfeed: Command) -> Result:
-    """Run the demo once, on a few customers."""
-    return classfeed("demo", "--portfolios", "25", "--days", "2")
+    """Run the demo once, on a few customers, under a umask that takes no right from anybody."""
+    umask = os.umask(0)
+    try:
+        return classfeed("demo", "--portfolios", "25", "--days", "2")
+    finally:
+        os.umask(umask)
 
 
 def test_demo_proves_what_it_delivered(demo: Result) -> None:
@@ -87,6 +93,12 @@ def test_delivered_portfolio_is_not_shown_as_held_back(demo: Result) -> None:
     metadata = record.asset_materialization.metadata
     assert "held_back" not in metadata
     assert metadata["delivered_but_excluded_now"].value == 1
+
+
+def test_demo_home_under_umask_zero_is_the_owners_alone(demo: Result) -> None:
+    home = get_settings().home
+    assert {"store", "dagster", "snowflake"} <= {path.name for path in home.iterdir()}
+    assert open_to_others(home) == []
 
 
 def test_demo_run_again_delivers_nothing_twice(demo: Result, classfeed: Command) -> None:
