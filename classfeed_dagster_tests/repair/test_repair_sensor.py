@@ -240,16 +240,16 @@ def _unavailable(*_: object, **__: object) -> None:
 def test_portfolio_held_back_for_longer_than_repair_watches_is_delivered(desk: Desk) -> None:
     first, _ = desk.two_customers()
     first.row["hin"] = "0000000001"
-    settings = {"max_held_back_share": Decimal(1), "repair_dates": 2}
+    settings = {"max_held_back_share": Decimal(1), "repair_dates": 1}
     desk.runtime.settings = desk.runtime.settings.model_copy(update=settings)
-    days = ["2026-03-02", "2026-03-03", "2026-03-04", "2026-03-05", "2026-03-06", "2026-03-09"]
+    days = ["2026-03-02", "2026-03-03", "2026-03-04"]
     for day in days:
         desk.end_of_day(day)
         assert desk.run(day).outcome is Outcome.DELIVERED
     correction = "UPDATE bigsite.portfolio SET hin = 'X1234567890', updated_at = :at WHERE hin = '0000000001'"
-    _rewrite(desk, correction, at="2026-03-09T22:00:00Z")
+    _rewrite(desk, correction, at="2026-03-04T22:00:00Z")
     # bigsite is asked with the first tick, and once more at the end.
-    for at in ("2026-03-10T10:00:00+11:00", "2026-03-10T11:00:00+11:00"):
+    for at in ("2026-03-05T10:00:00+11:00", "2026-03-05T11:00:00+11:00"):
         with desk.at(at):
             while requests := [item for item in desk.tick("repair")[0] if item.job_name == "class_super_job"]:
                 assert all(desk.carry_out(request).success for request in requests)
