@@ -8,9 +8,9 @@ from dagster import DagsterInstance, DagsterRun, RunsFilter
 from dagster import DagsterRunStatus as Status
 
 from classfeed_dagster.orchestration.asset_keys import FEED_ASSETS
-from classfeed_dagster.orchestration.run_history import is_of_feed
+from classfeed_dagster.orchestration.run_history import business_date_of, is_of_feed
 from classfeed_dagster.service_levels.toil import LaunchedRun, Launcher, ManualReason, launcher, stated_reason
-from classfeed_dagster.tags import PARTITION_TAG, parity_job_name, reconciliation_job_name
+from classfeed_dagster.tags import parity_job_name, reconciliation_job_name
 
 
 def launched_runs(
@@ -24,7 +24,7 @@ def launched_runs(
     ended_runs = RunsFilter(statuses=[Status.SUCCESS, Status.FAILURE, Status.CANCELED], created_after=since)
     launched: list[LaunchedRun] = []
     for record in instance.get_run_records(ended_runs, ascending=True):
-        run, day = record.dagster_run, record.dagster_run.tags.get(PARTITION_TAG)
+        run, day = record.dagster_run, business_date_of(record.dagster_run)
         if day is None or record.end_time is None:
             continue
         by_person = launcher(run.tags) is Launcher.PERSON
@@ -42,7 +42,7 @@ def launched_runs(
             continue
         launched.append(
             LaunchedRun(
-                dt.date.fromisoformat(day),
+                day,
                 launcher(run.tags),
                 record.create_timestamp.astimezone(dt.UTC),
                 dt.datetime.fromtimestamp(record.end_time, dt.UTC),

@@ -63,6 +63,14 @@ def is_of_feed(run: DagsterRun, feed: str) -> bool:
     return any(key.path == [feed, "delivery"] for key in run.asset_selection or ())
 
 
+def business_date_of(run: DagsterRun) -> dt.date | None:
+    """Return the business date of a run; None if its partition is missing or, in a tag of a person, not a date."""
+    try:
+        return dt.date.fromisoformat(run.tags.get(PARTITION_TAG, ""))
+    except ValueError:
+        return None
+
+
 def run_fact(instance: DagsterInstance, record: RunRecord, now: dt.datetime) -> RunFact:
     """Return the state of one run, as needed by repair."""
     run = record.dagster_run

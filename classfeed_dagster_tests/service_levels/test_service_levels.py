@@ -254,14 +254,15 @@ def test_runs_are_counted_and_deleted_when_they_are_old() -> None:
                 job.execute_in_process(instance=instance, tags={"dagster/partition": "2026-03-02"})
         with time_machine.travel("2026-03-03T01:00:00+00:00", tick=True):
             empty.execute_in_process(instance=instance)  # of no date
+            empty.execute_in_process(instance=instance, tags={"dagster/partition": "x"})  # a tag of a person
             instance.create_run_for_job(empty, tags={"dagster/partition": "2026-03-02"})
         since = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
         (result,) = launched_runs(instance, "class_super", since)
         assert (result.business_date, result.launcher, result.succeeded) == (MONDAY, Launcher.PERSON, True)
         assert purge_runs(instance, since, at_most=0) == 0
         assert purge_runs(instance, since) == 1
-        assert len(instance.get_runs()) == 4
-        assert purge_runs(instance, dt.datetime(2030, 1, 1, tzinfo=dt.UTC)) == 3  # what is not finished stays
+        assert len(instance.get_runs()) == 5
+        assert purge_runs(instance, dt.datetime(2030, 1, 1, tzinfo=dt.UTC)) == 4  # what is not finished stays
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.orchestration.asset_keys import GROUP_OPERATIONS, GROUP_OWNER
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.metadata_values import markdown_table, object_link, plotted
-from classfeed_dagster.orchestration.run_history import is_of_feed
+from classfeed_dagster.orchestration.run_history import business_date_of, is_of_feed
 from classfeed_dagster.orchestration.step_context import current_time, since
 from classfeed_dagster.orchestration.step_usage import usage_of
 from classfeed_dagster.runtime import Runtime
@@ -30,7 +30,7 @@ from classfeed_dagster.service_levels.owner_page import HEADER, figure_rows, own
 from classfeed_dagster.service_levels.service_levels import Punctuality, judge
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import to_json
-from classfeed_dagster.tags import CORRELATION_TAG, PARTITION_TAG, reconciliation_job_name
+from classfeed_dagster.tags import CORRELATION_TAG, reconciliation_job_name
 from classfeed_dagster.warehouse.connection import open_warehouse
 
 _LOOK_BACK = dt.timedelta(days=40)
@@ -129,11 +129,11 @@ def _of_runs(
     # Observations of finished runs by name, of a backfill's old dates too.
     finished = dg.RunsFilter(statuses=list(_FINISHED), updated_after=now - _RUNS_LOOK_BACK)
     for run_record in instance.get_run_records(finished):
-        run, partition = run_record.dagster_run, run_record.dagster_run.tags.get(PARTITION_TAG)
+        run, day = run_record.dagster_run, business_date_of(run_record.dagster_run)
         feed = next((feed.name for feed in feeds if _belongs(run, feed.name)), None)
-        if partition is None or feed is None:
+        if day is None or feed is None:
             continue
-        day, name = dt.date.fromisoformat(partition), f"{feed}-{partition}-{run.run_id}"
+        name = f"{feed}-{day.isoformat()}-{run.run_id}"
         if not store.exists(observation_key(f"{day:%Y-%m}", "cost", name)):
             used = usage_of(instance, run.run_id)
             yield name, usage_observation(feed, day, run.tags.get(CORRELATION_TAG), used, now)
