@@ -54,7 +54,8 @@ class _Facts:
     ``unproven_keys`` holds by table the names of foreign keys that do not cover every row (NOT VALID, NOT ENFORCED).
 
     ``column_checks`` holds by table the checks of single columns, which the Inspector omits on MariaDB.
-    ``domain_sizes`` holds by table and column the size of a PostgreSQL domain's underlying type: ``(18,2)``.
+    ``domain_types`` holds by table and column the type below a PostgreSQL domain and the domains that it is over, as
+    PostgreSQL spells it: ``numeric(18,2)``. The Inspector omits its size and the zone of an instant with a precision.
     """
 
     partitions: frozenset[str] = frozenset()
@@ -62,13 +63,15 @@ class _Facts:
     invalid_indexes: frozenset[str] = frozenset()
     unproven_keys: frozenset[tuple[str, str]] = frozenset()
     column_checks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    domain_sizes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    domain_types: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def completed(self, table: str, column: SchemaColumn) -> SchemaColumn:
         """Return the column with the catalogue's facts."""
-        size = self.domain_sizes.get((table, column.name), "") if column.type in _SIZED else ""
+        spelled = self.domain_types.get((table, column.name), "")
+        kind = "TIMESTAMPTZ" if spelled.endswith(" with time zone") and column.type == "TIMESTAMP" else column.type
+        size = re.search(r"\(.*\)", spelled) if kind in _SIZED else None
         collation = self.collations.get((table, column.name), column.collation)
-        return replace(column, type=column.type + size, collation=collation)
+        return replace(column, type=kind + (size[0] if size else ""), collation=collation)
 
 
 def _postgresql_facts(connection: sa.Connection) -> _Facts:
@@ -85,10 +88,17 @@ def _postgresql_facts(connection: sa.Connection) -> _Facts:
         "JOIN pg_collation o ON o.oid = a.attcollation "
         "WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attcollation <> t.typcollation",
     )
+    # Only the innermost domain has the size of the type below it; the others have -1.
     domains = connection.execute(
         sa.text(
-            "SELECT table_name, column_name, character_maximum_length, numeric_precision, numeric_scale "
-            "FROM information_schema.columns WHERE table_schema = :schema AND domain_name IS NOT NULL"
+            "WITH RECURSIVE below AS (SELECT c.relname, a.attname, t.typbasetype AS type, t.typtypmod AS size "
+            "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = :schema "
+            "JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped "
+            "JOIN pg_type t ON t.oid = a.atttypid AND t.typtype = 'd' "
+            "UNION ALL SELECT b.relname, b.attname, t.typbasetype, t.typtypmod "
+            "FROM below b JOIN pg_type t ON t.oid = b.type AND t.typtype = 'd') "
+            "SELECT b.relname, b.attname, format_type(b.type, b.size) "
+            "FROM below b JOIN pg_type t ON t.oid = b.type AND t.typtype <> 'd'"
         ),
         {"schema": SCHEMA},
     )
@@ -102,14 +112,8 @@ def _postgresql_facts(connection: sa.Connection) -> _Facts:
         {(row[0], row[1]): row[2] for row in collations},
         frozenset(row[0] for row in invalid),
         frozenset((row[0], row[1]) for row in unproven),
-        domain_sizes={(row[0], row[1]): _sizes(*row[2:]) for row in domains},
+        domain_types={(row[0], row[1]): row[2] for row in domains},
     )
-
-
-def _sizes(length: int | None, precision: int | None, scale: int | None) -> str:
-    if length is not None:
-        return f"({length})"
-    return "" if precision is None else f"({precision},{scale})"
 
 
 def _mariadb_facts(connection: sa.Connection) -> _Facts:
@@ -264,7 +268,7 @@ _SPELLING = {
 }
 
 _TEXTS = {"VARCHAR", "CHAR"}
-_SIZED = {*_TEXTS, "NUMERIC"}
+_SIZED = {*_TEXTS, "NUMERIC", "TIMESTAMP", "TIMESTAMPTZ"}
 _LITERAL = re.compile(r"'((?:[^']|'')*)'")
 _CAST = re.compile(r"::[a-z_ ]+(?:\(\d+(?:,\s*\d+)?\))?(?:\[\])?")
 _ARRAY = re.compile(r"'\{([^'{}\"\\]*)\}'(?=::[a-z_ ]+(?:\(\d+\))?\[\])")  # '{BUY,SELL}'::text[]

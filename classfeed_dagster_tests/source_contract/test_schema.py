@@ -53,6 +53,12 @@ TYPES = {
     "amount": "NUMERIC(18,2)",
     "note": "VARCHAR(40)",
     "day": "DATE",
+    "moment": "TIMESTAMPTZ(3)",
+    "instant": "TIMESTAMPTZ",
+    "local": "TIMESTAMP(3)",
+    "price": "NUMERIC(18,2)",
+    "remark": "VARCHAR(40)",
+    "event": "TIMESTAMPTZ(3)",
     "oidvector": "NULL",  # unknown to the Inspector
 }
 
@@ -63,8 +69,11 @@ def test_type_has_one_spelling(changing_bigsite: sa.Engine) -> None:
     with changing_bigsite.begin() as connection:
         connection.exec_driver_sql(
             "SET LOCAL search_path TO bigsite; CREATE TYPE mood AS ENUM ('good', 'bad'); "
-            f"CREATE DOMAIN amount AS numeric(18,2) CHECK (VALUE > 0); "
-            f"CREATE DOMAIN note AS varchar(40); CREATE DOMAIN day AS date; CREATE TABLE everything ({columns})"
+            "CREATE DOMAIN amount AS numeric(18,2) CHECK (VALUE > 0); "
+            "CREATE DOMAIN note AS varchar(40); CREATE DOMAIN day AS date; "
+            "CREATE DOMAIN moment AS timestamptz(3); CREATE DOMAIN instant AS timestamptz; "
+            "CREATE DOMAIN local AS timestamp(3); CREATE DOMAIN price AS amount; CREATE DOMAIN remark AS note; "
+            f"CREATE DOMAIN event AS moment; CREATE TABLE everything ({columns})"
         )
     result = live_schema(changing_bigsite).tables["everything"]
     assert [column.type for column in result.columns] == list(TYPES.values())
