@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -99,13 +100,17 @@ def reconcile_data_team(
         delivered = read_delivered(store, feed, day, Path(folder), layout)
         ours = our_metrics(delivered)
     recipient = delivered.revisions[-1].recipient
+    selection = _Selection(table, day, recipient, tuple(metric.name for metric in metrics_of(delivered)))
     theirs, never = None, False
     reason = _unreadable(connection, table)
     if not reason:
-        selection = _Selection(table, day, recipient, tuple(metric.name for metric in metrics_of(delivered)))
-        theirs = _their_digests(connection, selection)
-        if theirs is None:
+        rows = _their_digests(connection, selection)
+        if not rows:
             reason, never = _latest_date(connection, table, recipient)
+        elif not all(isinstance(row[3], dt.datetime) and row[5] == 0 for row in rows):
+            reason = f"the COMPUTED_AT of their table {table} is not always an instant: ask the data team"
+        else:
+            theirs = _theirs(rows)
     if theirs is None:
         severity = BreakSeverity.EVENT if never else BreakSeverity.WARNING
         missing = _date_break(delivered, BreakKind.MISSING_DATE, severity, reason)
@@ -188,18 +193,20 @@ def _latest(selection: _Selection) -> str:
         AND RECIPIENT = {literal(selection.recipient)} AND METRIC IN ({listed}))"""
 
 
-def _their_digests(connection: Connection, selection: _Selection) -> _Theirs | None:
-    # Per portfolio the digest of its latest metrics other than zero; None if the date is missing.
-    rows = query(
+def _their_digests(connection: Connection, selection: _Selection) -> Sequence[tuple[Any, ...]]:
+    # Per portfolio the digest of its latest metrics other than zero, its first and last computation, the metrics
+    # computed again, and the rows without an instant. No rows if the date is missing.
+    return query(
         connection,
         f"""{_latest(selection)} SELECT PORTFOLIO_NUMBER,
         MD5(COALESCE(LISTAGG(CASE WHEN VALUE <> 0 AND NTH = 1 THEN METRIC || '|' || CUR || '|' || TO_VARCHAR(VALUE) END, ';')
             WITHIN GROUP (ORDER BY METRIC, CUR), '')) AS DIGEST,
-        MIN(COMPUTED_AT), MAX(COMPUTED_AT), SUM(CASE WHEN NTH = 2 THEN 1 ELSE 0 END)
+        MIN(COMPUTED_AT), MAX(COMPUTED_AT), SUM(CASE WHEN NTH = 2 THEN 1 ELSE 0 END), SUM(CASE WHEN COMPUTED_AT IS NULL THEN 1 ELSE 0 END)
         FROM LATEST GROUP BY PORTFOLIO_NUMBER""",
     )
-    if not rows:
-        return None
+
+
+def _theirs(rows: Sequence[tuple[Any, ...]]) -> _Theirs:
     empty = "d41d8cd98f00b204e9800998ecf8427e"  # MD5 of the empty text: only zeros
     return _Theirs(
         {str(row[0]): "" if row[1] == empty else str(row[1]) for row in rows},

@@ -309,6 +309,21 @@ def test_data_team_table_without_an_agreed_column_is_a_warning(
     assert break_.likeliest.evidence == "their table CLASS_FEED_METRICS lacks the agreed VALUE: ask the data team"
 
 
+@pytest.mark.parametrize("kind", ["DATE", "VARCHAR", "TIMESTAMP_TZ"])
+def test_data_team_computation_without_an_instant_is_a_warning(
+    team: Team, altered_table: Callable[[str], None], kind: str
+) -> None:
+    altered_table(CONTRACT.replace("TIMESTAMP_TZ NOT NULL", kind))
+    team.publish()
+    if kind == "TIMESTAMP_TZ":
+        execute(team.connection, "UPDATE CLASS_FEED_METRICS SET COMPUTED_AT = NULL WHERE METRIC = 'HOLDINGS'")
+    break_ = team.only_break()
+    assert (break_.kind, break_.severity) == (BreakKind.MISSING_DATE, BreakSeverity.WARNING)
+    assert break_.likeliest.evidence == (
+        "the COMPUTED_AT of their table CLASS_FEED_METRICS is not always an instant: ask the data team"
+    )
+
+
 def test_data_team_table_must_be_a_name(team: Team) -> None:
     with pytest.raises(ValueError, match="Invalid table name"):
         team.reconcile(table="X; DROP TABLE Y")
