@@ -6,7 +6,9 @@ import datetime as dt
 import enum
 import hashlib
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
+
+_EXACT = Context(prec=100)  # more digits than two of 38, at any scales, need
 
 
 class Side(enum.StrEnum):
@@ -138,14 +140,15 @@ class Break:
 
 
 def as_decimal(text: str | None) -> Decimal | None:
-    """Return ``text`` as a number; None if it is not one."""
+    """Return ``text`` as a finite number; None if it is not one."""
     try:
-        return None if text is None else Decimal(text)
+        number = None if text is None else Decimal(text)
     except ArithmeticError:
         return None
+    return number if number is not None and number.is_finite() else None
 
 
 def difference(ours: str | None, theirs: str | None) -> Decimal | None:
     """Return ``ours`` less ``theirs`` if both are numbers. Exact."""
     left, right = as_decimal(ours), as_decimal(theirs)
-    return None if left is None or right is None else left - right
+    return None if left is None or right is None else _EXACT.subtract(left, right)

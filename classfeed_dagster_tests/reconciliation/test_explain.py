@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -74,6 +75,18 @@ def test_number_is_not_its_own_hint() -> None:
     assert number_hints("0.00", "0.00") == []
     assert number_hints(None, "1.00") == []
     assert difference("1.00", "x") is None
+
+
+def test_difference_of_the_longest_numbers_is_exact() -> None:
+    longest = "9" * 32 + ".999999"
+    assert difference(longest, f"-{longest}") == Decimal("1" + "9" * 32 + ".999998")
+    assert difference(longest, "0.000001") == Decimal("9" * 32 + ".999998")
+
+
+@pytest.mark.parametrize("text", ["NaN", "sNaN", "Infinity", "-Infinity"])
+def test_difference_from_a_value_that_is_no_number_is_absent(text: str) -> None:
+    assert difference(text, "1.00") is None
+    assert number_hints(text, "1.00") == []
 
 
 def test_severity_follows_the_cause() -> None:
