@@ -134,7 +134,8 @@ _CSV = {
     "no_balance": (
         "Cash rows have an account with a balance",
         "The balance is in the same file.",
-        "ask bigsite's team to run its end of day for the account.",
+        "ask bigsite's team to run its end of day for the account, or, if the account is to open after the date, to "
+        "correct its opening date.",
     ),
 }
 
