@@ -149,6 +149,35 @@ def test_row_lost_by_bigsite_is_a_break_until_corrected(delivered: Desk) -> None
         assert [break_.side.value for break_ in stored_breaks(connection, only_open=True)] == ["data_team"]
 
 
+@pytest.mark.parametrize(
+    ("at", "alert"), [("2026-03-03T08:00:00+11:00", "breaks"), ("2026-06-01T08:00:00+10:00", "unproven")]
+)
+def test_failed_reconciliation_of_any_age_has_one_incident(delivered: Desk, at: str, alert: str) -> None:
+    runtime = delivered.runtime
+
+    def incidents() -> set[tuple[str, tuple[dt.date, ...]]]:
+        delivered.tick("alerts")
+        current = [state.incident for state in open_incidents(runtime.store).values()]
+        return {(each.key, each.dates) for each in current if each.key.startswith(("breaks.", "unproven."))}
+
+    with delivered.at(at):
+        with runtime.engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE kept AS SELECT * FROM bigsite.security_movement")
+            connection.exec_driver_sql("DELETE FROM bigsite.security_movement")
+        (request,) = delivered.tick(f"{FEED}_reconciliation_sensor")[0]
+        assert not delivered.carry_out(request).success
+        assert delivered.tick(f"{FEED}_reconciliation_sensor")[0] == []
+        assert incidents() == {(f"{alert}.{FEED}", (MONDAY,))}
+        assert delivered.tick(f"{FEED}_reconciliation_sensor")[0] == []
+        assert incidents() == {(f"{alert}.{FEED}", (MONDAY,))}
+
+        with runtime.engine.begin() as connection:
+            connection.exec_driver_sql("INSERT INTO bigsite.security_movement SELECT * FROM kept")
+        assert delivered.carry_out(request).success
+        assert delivered.tick(f"{FEED}_reconciliation_sensor")[0] == []
+        assert incidents() == set()
+
+
 def _audit(desk: Desk) -> tuple[bool, str]:
     result = desk.definitions.resolve_job_def("audit").execute_in_process(instance=desk.instance, raise_on_error=False)
     incidents = {incident.key: incident.what for incident in raised(desk.runtime.store)}

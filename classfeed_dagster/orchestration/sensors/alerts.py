@@ -69,7 +69,7 @@ def alert_sensor(
         if (problem := flags_problem()) is not None:
             current.append(alerts.unreadable_switches(problem))
         opened, revised, recovered = sync_incidents(
-            store, [*current, *raised(store)], (messenger(settings), pager(settings)), now
+            store, [*raised(store), *current], (messenger(settings), pager(settings)), now
         )
         record(store, "alerts", now)
         return dg.SkipReason(f"{counted(opened, 'incident')} opened, {revised} revised, {recovered} recovered")

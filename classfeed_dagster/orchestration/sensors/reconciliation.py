@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from classfeed_dagster.alerting.reconciliation_alerts import failed_dates, report_failed
 from classfeed_dagster.delivery.delivery_history import chain_dates, delivered_dates, live_and_shadow
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
@@ -13,8 +14,9 @@ from classfeed_dagster.orchestration.asset_keys import DATA_TEAM_RECONCILIATION
 from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.run_history import run_fact
-from classfeed_dagster.repair.decisions import another_attempt
+from classfeed_dagster.repair.decisions import RunState, another_attempt
 from classfeed_dagster.runtime import NotBuiltError, Runtime, utc_now
+from classfeed_dagster.service_levels.due import latest_due
 from classfeed_dagster.tags import (
     BUILD_ID_TAG,
     CODE_VERSION_TAG,
@@ -59,7 +61,8 @@ def reconciliation_sensor(feed_context: FeedContext, job: Any, status: DefaultSt
 
     # It acts on the current state of deliveries and reconciliations. Each attempt has its own key. While a failed date
     # is retried or waits for its retry, later dates wait: one attempt at a time probes a service that may be down.
-    # The cursor is the place of the chain up to which every delivered date is reconciled.
+    # The cursor is the place of the chain up to which every delivered date is reconciled. A date whose attempts failed
+    # for good is in an incident, and examined, until it is reconciled.
     @dg.sensor(
         name=f"{feed_context.feed.name}_reconciliation_sensor",
         job=job,
@@ -70,12 +73,14 @@ def reconciliation_sensor(feed_context: FeedContext, job: Any, status: DefaultSt
     def sensor(
         context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        feed = feed_context.feed.name
+        feed, now = feed_context.feed.name, utc_now(runtime.settings.now)
         reached = int(context.cursor) if context.cursor and context.cursor.isdecimal() else 0
         places = chain_dates(runtime.store, feed, reached, _PLACES)
-        days = sorted({*delivered_dates(runtime.store, feed)[-_LOOK_BACK:], *places.values()})
+        failed = {*failed_dates(runtime.store, feed)}
+        days = sorted({*delivered_dates(runtime.store, feed)[-_LOOK_BACK:], *places.values(), *failed})
         pending = dates_to_reconcile(runtime, feed, days)
         context.update_cursor(str(_reconciled_up_to(reached, places, {day for day, _ in pending})))
+        failed &= {day for day, _ in pending}
         requested = unfinished = 0
         for day, build_id in pending:
             if requested + unfinished >= _AT_ONCE:
@@ -88,12 +93,13 @@ def reconciliation_sensor(feed_context: FeedContext, job: Any, status: DefaultSt
                 unfinished += 1
                 continue
             attempts = [run for run in before if run.dagster_run.tags.get(BUILD_ID_TAG) == build_id]
-            now = utc_now(runtime.settings.now)
             last = run_fact(context.instance, attempts[-1], now) if attempts else None
             verdict = another_attempt(last, len(attempts), str(job.name), day, runtime.settings, now)
             if verdict is None:
                 break
             if not verdict:
+                change = failed.add if last is not None and last.state is RunState.FAILED else failed.discard
+                change(day)
                 continue
             requested += 1
             yield dg.RunRequest(
@@ -107,6 +113,8 @@ def reconciliation_sensor(feed_context: FeedContext, job: Any, status: DefaultSt
             )
             if attempts:
                 break
+        dues = latest_due(feed_context.feed, feed_context.audience, now, runtime.settings.repair_dates)
+        report_failed(runtime, feed, failed, {each.business_date for each in dues})
         if not requested:
             yield dg.SkipReason("every delivered date is reconciled, being reconciled, or waiting for its next attempt")
 
