@@ -150,6 +150,27 @@ def test_findings_are_counted_and_warnings_do_not_hold_back(local_store: ObjectS
     assert (new_build.breaking, new_build.consented, new_build.breaking_share) == (1, 5, Decimal("0.2"))
 
 
+def test_removed_portfolios_are_no_part_of_the_held_back_share() -> None:
+    content = {"P1": ("CURRENT", ()), "P2": ("CURRENT", ()), "R1": ("REMOVED", ()), "R2": ("REMOVED", ())}
+
+    def share(broken: str, limit: str) -> Decimal:
+        day = Day(DAY1, content, broken=[broken])
+        return plan_delivery(
+            DAY1,
+            consented=day.consented,
+            findings=day.findings,
+            consented_now=day.consenting,
+            earlier=None,
+            ever_delivered=lambda numbers: numbers,
+            max_held_back_share=Decimal(limit),
+        ).breaking_share
+
+    assert share("R1", "0") == 0
+    assert share("P1", "0.5") == Decimal("0.5")
+    with pytest.raises(TooManyHeldBackError, match=r"^1 of 2 "):
+        share("P1", "0.4")
+
+
 def test_stopping_rules_are_named_by_frequency() -> None:
     day = simple()
     rows = [("P1", "hin", "QUARANTINE", "s", "x"), ("P2", "abn", "QUARANTINE", "s", "x")]

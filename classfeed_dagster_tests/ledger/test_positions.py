@@ -116,3 +116,14 @@ def test_later_dated_row_is_not_in_the_balance() -> None:
     due = roll_forward(first, records(), stated(balance(1, "5.00")), NOBODY, DATES[2])
     assert unbalanced(due).is_empty()
     assert due.filter(pl.col("counts_on").is_not_null()).is_empty()
+
+
+def test_position_has_the_name_that_was_sent_last() -> None:
+    first = roll_forward(
+        POSITIONS.empty(), records(record(1, 1, DATES[0], amount=Decimal("5.00"))), stated(), NOBODY, DATES[0]
+    )
+    renamed = records(record(2, 1, DATES[1], amount=Decimal("1.00"), account_number="2"))
+    second = roll_forward(first, renamed, stated(), NOBODY, DATES[1])
+    assert second["known_as"].to_list() == ["/2/AUD"]
+    third = roll_forward(second, records(), stated(balance(1, "6.00")), NOBODY, DATES[2])
+    assert third["known_as"].to_list() == ["/1/AUD"]
