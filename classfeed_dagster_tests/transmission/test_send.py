@@ -196,3 +196,14 @@ def test_shadow_is_never_sent_and_dates_before_the_first_are_not(desk: Desk, end
     assert unsent(desk.runtime.store, "sent", MONDAY) == ()
     later = replace(feed, sends_to=HttpsUpload(endpoint, first_date=TUESDAY))
     assert (later.sends_on(MONDAY), later.sends_on(TUESDAY), later.destination) == (False, True, endpoint)
+
+
+def test_first_date_of_a_destination_waits_for_none_before_it(desk: Desk, endpoint: str) -> None:
+    feed = sending_feed(endpoint)
+    prepared(desk, feed)
+    delivered(desk, feed)
+    first = work(desk, replace(feed, sends_to=HttpsUpload(endpoint, first_date=TUESDAY)), TUESDAY)
+    prepare(first)
+    assert deliver(first).kind == "DELIVERED"
+    assert len(first.send()) == 1
+    assert list(Upload.files) == ["/in/sent-20260303-r0-p1.xml.gz"]
