@@ -31,7 +31,7 @@ class Rates:
     whole: float  # and of the others that don't divide
     server: float  # seconds of PostgreSQL's processor
     document: float  # bytes before compression
-    manifest: float  # bytes of the manifest
+    manifest: float  # bytes of the manifest and its list of portfolios
     pages: float
 
 
@@ -63,7 +63,7 @@ def rows(part: Part) -> tuple[list[str], list[list[str]]]:
     """Return the model's table."""
     of = rates(part)
     header = ["portfolios", *(f"{n} worker{'s' if n > 1 else ''}" for n in WORKERS)]
-    header += ["of it not divided", "document", "pages", "manifest"]
+    header += ["of it not divided", "document", "pages", "manifest and list"]
     table = []
     for portfolios in PORTFOLIOS:
         row = [f"{portfolios:,}", *(_time(seconds(of, portfolios, workers)) for workers in WORKERS)]

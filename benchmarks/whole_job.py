@@ -19,6 +19,7 @@ from benchmarks.documents import TREE_BYTES
 from benchmarks.measure import Facts, Part, Way, Work, compare, fits, memory, processor_seconds
 from benchmarks.site import AUDIENCE, FIRST, PUBLISHED, SECOND, Day, Site, copy, morning_after, runtime_at
 from classfeed_dagster.delivery.build import Build
+from classfeed_dagster.delivery.portfolio_list import FILE_NAME
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.local.dagster_instance import open_instance
 from classfeed_dagster.local.embedded_postgres import engine_from
@@ -79,7 +80,7 @@ def prepare_plain(scratch: Path, url: str, day: dt.date, before: Path | None) ->
 
 def _manifest_bytes(home: Path, day: dt.date) -> int:
     (manifest,) = (home / "store" / "delivered" / FEED.name / day.isoformat()).rglob("manifest.json")
-    return manifest.stat().st_size
+    return manifest.stat().st_size + manifest.with_name(FILE_NAME).stat().st_size
 
 
 def _delivered(build: Build) -> Facts:

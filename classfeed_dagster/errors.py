@@ -310,6 +310,7 @@ class DamagedRecordError(DataError):
             "version; run `classfeed verify` to see what else is affected."
         )
         self.location = location
+        self.fault = fault
 
 
 class DeliveryError(ClassfeedError):

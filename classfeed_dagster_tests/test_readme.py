@@ -36,7 +36,7 @@ def test_generated_parts_are_up_to_date(page: str) -> None:
 def test_manifest_schema_file_is_what_the_code_says() -> None:
     text = (ROOT / render_docs.MANIFEST_SCHEMA).read_text()
     assert text == render_docs.manifest_schema(), "run make docs"
-    assert json.loads(text)["$id"] == "urn:classfeed:manifest:1"
+    assert json.loads(text)["$id"] == "urn:classfeed:manifest:2"
 
 
 def test_checks_have_a_runbook_section() -> None:

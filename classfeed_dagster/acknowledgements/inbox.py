@@ -20,9 +20,9 @@ from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from classfeed_dagster.acknowledgements.mapping import Answer, AnswerMapping, FileState, RecordState, UnknownAnswerError
 from classfeed_dagster.bigsite.ledger_tables import LETTERS
-from classfeed_dagster.delivery.manifest import Manifest, Page, Sha256
+from classfeed_dagster.delivery.manifest import Manifest, Page
 from classfeed_dagster.store import InvalidKeyError, ObjectStore, check_key
-from classfeed_dagster.stored_records import StoredRecord, create_record, file_facts, from_json, sha256
+from classfeed_dagster.stored_records import Sha256, StoredRecord, create_record, file_facts, from_json, sha256
 from classfeed_dagster.transmission.send import live_deliveries
 from classfeed_dagster.warehouse.records import (
     Break,

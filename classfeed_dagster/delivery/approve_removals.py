@@ -13,11 +13,10 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, Field, NonNegativeInt
 
-from classfeed_dagster.delivery.manifest import Sha256
 from classfeed_dagster.errors import ChainBusyError, UsageError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, canonical, from_json, sha256, to_json
+from classfeed_dagster.stored_records import Sha256, StoredRecord, canonical, from_json, sha256, to_json
 
 _ATTEMPTS = 20
 

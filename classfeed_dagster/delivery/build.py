@@ -20,9 +20,10 @@ from typing import IO, Any, Literal
 import polars as pl
 from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt
 
-from classfeed_dagster.delivery.manifest import ControlTotals, HeldBack, Page, PortfolioRecord, Sha256, SnapshotRef
+from classfeed_dagster.delivery.manifest import ControlTotals, HeldBack, Page, SnapshotRef
 from classfeed_dagster.delivery.pages import UNREADABLE, Written, write_page, written
 from classfeed_dagster.delivery.plan import DeliveryPlan, PlannedPortfolio
+from classfeed_dagster.delivery.portfolio_list import PortfolioRecord
 from classfeed_dagster.delivery.prevalidation import prevalidate, prevalidation_key, record_prevalidation
 from classfeed_dagster.delivery.state import DeliveredState
 from classfeed_dagster.documents.document_format import (
@@ -41,6 +42,7 @@ from classfeed_dagster.ledger.writing import LEDGER_INPUT, PartWriter, has_ledge
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import (
+    Sha256,
     StoredRecord,
     build_key,
     create_record,

@@ -85,7 +85,7 @@ def manifest_of(store: ObjectStore, entry: ChainEntry) -> tuple[AnyManifest, str
         data = store.read(key)
     except ObjectNotFoundError:
         return None
-    return read_manifest(data, store.location(key)), sha256(data)
+    return read_manifest(data, store.location(key), store), sha256(data)
 
 
 def claim_next(store: ObjectStore, last: ChainPlace | None, entry: ChainEntry) -> ChainPlace | None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from classfeed_dagster.delivery.chain import chain_entry, manifest_of
 from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key, switched
-from classfeed_dagster.delivery.manifest import ChainEntry, HeldBack, Manifest, Page, PortfolioRecord
+from classfeed_dagster.delivery.manifest import ChainEntry, HeldBack, Manifest, Page
+from classfeed_dagster.delivery.portfolio_list import PortfolioRecord
 from classfeed_dagster.delivery.quarantine import Quarantined, held
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.ledger.files import ledger_prefix

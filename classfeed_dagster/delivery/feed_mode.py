@@ -117,6 +117,6 @@ def last_delivery(store: ObjectStore, feed: str, before: dt.date) -> tuple[dt.da
                 manifests.setdefault(dt.date.fromisoformat(name[1]), []).append((mode, key))
     for day in sorted((day for day in manifests if day < before), reverse=True):
         for mode, key in manifests[day]:  # live ones first
-            if isinstance(read_manifest(store.read(key), store.location(key)), Manifest):
+            if isinstance(read_manifest(store.read(key), store.location(key), store), Manifest):
                 return day, mode
     return None

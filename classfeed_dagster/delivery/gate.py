@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt
 
-from classfeed_dagster.delivery.manifest import PassedCheck, Sha256
+from classfeed_dagster.delivery.manifest import PassedCheck
 from classfeed_dagster.errors import ChainBusyError, GateRefusedError, UncheckedBuildError
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, to_json, verdict_key, verdict_prefix
+from classfeed_dagster.stored_records import Sha256, StoredRecord, from_json, to_json, verdict_key, verdict_prefix
 
 if TYPE_CHECKING:
     from classfeed_dagster.delivery.build import Build

@@ -8,21 +8,24 @@ delivers nothing.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter
-from pydantic.dataclasses import dataclass
+from pydantic import AfterValidator, AwareDatetime, Field, NonNegativeInt, PositiveInt, TypeAdapter, model_validator
 
+from classfeed_dagster.delivery.portfolio_list import (
+    ListedPortfolios,
+    PortfolioList,
+    PortfolioRecord,
+    stored_portfolios,
+)
 from classfeed_dagster.documents.document_format import CurrencyTotals, Totals
 from classfeed_dagster.ledger.files import LedgerFiles
-from classfeed_dagster.stored_records import StoredRecord, from_json
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import Sha256, StoredRecord, from_json
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Sum = Annotated[Decimal, Field(max_digits=38, decimal_places=6)]
-Change = Literal["NEW", "CURRENT", "REMOVED"]
-Extract = Literal["FULL", "DELTA", "NONE"]
 
 
 class ChainEntry(StoredRecord):
@@ -117,23 +120,13 @@ class Page(StoredRecord):
         return self.totals.with_counts(dict(self.counts))
 
 
-# A dataclass with slots takes a quarter of a model's memory; a manifest may list some hundred thousand.
-@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid", hide_input_in_errors=True))
-class PortfolioRecord:
-    """One portfolio in the delivery."""
-
-    number: str = Field(description="the portfolio's number")
-    change: Change = Field(description="change of its consent since the previous business date")
-    extract: Extract = Field(description="FULL history, DELTA of the window, or NONE")
-    digest: Sha256 = Field(description="SHA-256 of its content; equal content is never sent twice for a date")
-    bytes: NonNegativeInt = Field(description="size of its records; 0 if the document has none")
-    consent_ids: tuple[int, ...] = Field(description="the consents under which its data is disclosed, ascending")
-    page: str = Field(description="message id of the page it is on")
-
-
 def _is_none(value: object) -> bool:
     # A field that was added later: manifests from before it keep their bytes.
     return value is None
+
+
+def _is_listed(value: object) -> bool:
+    return isinstance(value, ListedPortfolios)
 
 
 class RuleCount(StoredRecord):
@@ -169,9 +162,11 @@ class PassedCheck(StoredRecord):
 
 
 class Manifest(StoredRecord):
-    """A delivery: its files and portfolios, the consents that authorize it, and its verdicts."""
+    """A delivery: its files, totals and verdicts, and the portfolios in it."""
 
-    schema_version: Literal[1] = Field(default=1, description="version of this record's form")
+    schema_version: Literal[1, 2] = Field(
+        default=1, description="version of this record's form: 2 if the portfolios are listed in a file of their own"
+    )
     kind: Literal["delivery"] = "delivery"
     feed: str = Field(description="the feed's name")
     recipient: str = Field(description="the recipient's name")
@@ -190,7 +185,16 @@ class Manifest(StoredRecord):
     consent_checked_at: AwareDatetime = Field(description="time of the last consent query, by bigsite's clock")
     flags: dict[str, str | int | bool] = Field(default={}, description="the feed's switches in effect")
     pages: tuple[Page, ...] = Field(min_length=1)
-    portfolios: tuple[PortfolioRecord, ...] = Field(description="every portfolio in this revision, ordered by number")
+    portfolio_list: PortfolioList | None = Field(
+        default=None,
+        description="the file that lists every portfolio in this revision, ordered by number; absent in version 1",
+        exclude_if=_is_none,
+    )
+    portfolios: Annotated[Sequence[PortfolioRecord], AfterValidator(tuple)] = Field(
+        default=(),
+        description="every portfolio in this revision, ordered by number; absent in version 2",
+        exclude_if=_is_listed,
+    )
     held_back: tuple[HeldBack, ...] = Field(description="every portfolio held back, ordered by number")
     counts: dict[str, NonNegativeInt] = Field(description="records by section, over all pages")
     totals: ControlTotals = Field(description="what all pages add up to")
@@ -205,6 +209,17 @@ class Manifest(StoredRecord):
         exclude_if=_is_none,
     )
     verdicts: tuple[PassedCheck, ...] = Field(description="the checks that the delivery required")
+
+    @model_validator(mode="after")
+    def _one_list(self) -> Self:
+        in_file = self.portfolio_list is not None
+        if in_file != (self.schema_version == 2) or in_file == ("portfolios" in self.model_fields_set):
+            raise ValueError("version 1 holds its portfolios, version 2 names their file")
+        return self
+
+    def with_portfolios(self, portfolios: ListedPortfolios) -> Manifest:
+        """Return the manifest with the portfolios that its file lists."""
+        return self.model_copy(update={"portfolios": portfolios})
 
 
 class VoidManifest(StoredRecord):
@@ -225,12 +240,18 @@ AnyManifest = Manifest | VoidManifest
 _ADAPTER: TypeAdapter[AnyManifest] = TypeAdapter(Annotated[AnyManifest, Field(discriminator="kind")])
 
 
-def read_manifest(data: bytes, location: str) -> AnyManifest:
-    """Return the manifest in ``data``; raise DamagedRecordError, naming ``location``, if it is invalid."""
-    return from_json(_ADAPTER, data, location)
+def read_manifest(data: bytes, location: str, store: ObjectStore) -> AnyManifest:
+    """Return the manifest in ``data``; raise DamagedRecordError, naming ``location``, if it is invalid.
+
+    Portfolios that a file lists are read from ``store`` when they are iterated.
+    """
+    manifest = from_json(_ADAPTER, data, location)
+    if isinstance(manifest, Manifest) and manifest.portfolio_list is not None:
+        return manifest.with_portfolios(stored_portfolios(store, manifest.portfolio_list))
+    return manifest
 
 
-SCHEMA_ID = "urn:classfeed:manifest:1"  # with the schema's version; docs/manifest.schema.json is this schema
+SCHEMA_ID = "urn:classfeed:manifest:2"  # with the schema's version; docs/manifest.schema.json is this schema
 
 
 def json_schema() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from classfeed_dagster.delivery.manifest import PortfolioRecord
+from classfeed_dagster.delivery.portfolio_list import PortfolioRecord
 from classfeed_dagster.documents.document_format import CurrencyTotals, PageInspection, Totals
 
 _SUMS = ("ledger_balance", "market_value", "cash_credits", "cash_debits", "cash_amount", "net_amount")

@@ -15,7 +15,8 @@ from typing import cast
 
 import polars as pl
 
-from classfeed_dagster.delivery.manifest import Change, Extract, HeldBack, RuleCount
+from classfeed_dagster.delivery.manifest import HeldBack, RuleCount
+from classfeed_dagster.delivery.portfolio_list import Change, Extract
 from classfeed_dagster.delivery.state import EarlierDate
 from classfeed_dagster.domains.rules import NUMBER_CHANGED
 from classfeed_dagster.errors import TooManyHeldBackError

@@ -12,11 +12,11 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt
 
-from classfeed_dagster.delivery.manifest import ControlTotals, Sha256
+from classfeed_dagster.delivery.manifest import ControlTotals
 from classfeed_dagster.documents.document_format import DocumentFormat, KnownRecords, RecordInspection
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
+from classfeed_dagster.stored_records import Sha256, StoredRecord, from_json, to_json
 
 
 class PrevalidatedBlock(StoredRecord):

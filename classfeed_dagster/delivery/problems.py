@@ -9,10 +9,12 @@ from pathlib import Path
 
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.checks import OFFENDERS_LIMIT
-from classfeed_dagster.delivery.manifest import AnyManifest, ControlTotals, Manifest, Page, PortfolioRecord, sum_totals
+from classfeed_dagster.delivery.manifest import AnyManifest, ControlTotals, Manifest, Page, sum_totals
 from classfeed_dagster.delivery.page_facts import header_faults, portfolio_faults, totals_faults
 from classfeed_dagster.delivery.pages import examine_file
+from classfeed_dagster.delivery.portfolio_list import PortfolioRecord
 from classfeed_dagster.documents.document_format import DocumentFormat, PageInspection
+from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.stored_records import file_facts, to_json
 
 
@@ -26,7 +28,7 @@ class ProblemKind(enum.StrEnum):
     OUT_OF_ORDER = "business dates or revisions are not in sequence"
     PAGE_MISSING = "a page that was delivered is missing"
     PAGE_CHANGED = "a page is not the file that was delivered"
-    LEDGER_CHANGED = "a ledger file is missing, or is not the one that was delivered"
+    LEDGER_CHANGED = "a ledger file or list of portfolios is missing, or is not the one that was delivered"
     DOCUMENT_INVALID = "a document does not obey its format"
     CONTENT_DISAGREES = "header, portfolios or control totals are not those on record"
     ORPHAN = "a file among the deliveries is listed by no manifest"
@@ -74,8 +76,8 @@ class Verification:
         self.problems.append(Problem(kind, location, detail))
 
 
-def manifest_problems(manifest: AnyManifest, data: bytes, location: str) -> Iterator[Problem]:
-    """Yield the contradictions within a manifest."""
+def manifest_problems(manifest: AnyManifest, data: bytes, location: str, *, listed: bool = True) -> Iterator[Problem]:
+    """Yield the contradictions within a manifest and, with ``listed``, its list of portfolios."""
     if to_json(manifest) != data:
         yield Problem(ProblemKind.RECORD_DAMAGED, location, "its bytes are not in the canonical form")
     if not isinstance(manifest, Manifest):
@@ -83,23 +85,30 @@ def manifest_problems(manifest: AnyManifest, data: bytes, location: str) -> Iter
     expected = sum_totals(manifest.pages)
     if manifest.totals != ControlTotals.of(expected) or manifest.counts != dict(expected.counts):
         yield Problem(ProblemKind.RECORD_DAMAGED, location, "its counts or totals are not the sums over its pages")
-    numbers = [portfolio.number for portfolio in manifest.portfolios]
-    if numbers != sorted(set(numbers)):
+    if not all(check.passed for check in manifest.verdicts):
+        yield Problem(ProblemKind.RECORD_DAMAGED, location, "it lists a failed check")
+    if not listed:
+        return
+    try:
+        portfolios = [(portfolio.number, portfolio.page) for portfolio in manifest.portfolios]
+    except DamagedRecordError as error:
+        yield Problem(ProblemKind.LEDGER_CHANGED, error.location, error.fault)
+        return
+    numbers = [number for number, _ in portfolios]
+    if numbers != sorted(set(numbers)) or len(numbers) != len(manifest.portfolios):
         yield Problem(ProblemKind.RECORD_DAMAGED, location, "its portfolios are out of order or duplicated")
     ids = [page.message_id for page in manifest.pages]
-    if len(ids) != len(set(ids)) or not {portfolio.page for portfolio in manifest.portfolios} <= set(ids):
+    if len(ids) != len(set(ids)) or not {page for _, page in portfolios} <= set(ids):
         yield Problem(
             ProblemKind.RECORD_DAMAGED, location, "its pages are duplicated, or a portfolio is on an unlisted page"
         )
-    if not all(check.passed for check in manifest.verdicts):
-        yield Problem(ProblemKind.RECORD_DAMAGED, location, "it lists a failed check")
 
 
 def build_differences(build: Build, manifest: Manifest) -> list[str]:
     """Return the names of the fields in which a manifest differs from its build's record."""
     changed = [
         name
-        for name in type(build).model_fields.keys() & type(manifest).model_fields.keys() - {"pages"}
+        for name in type(build).model_fields.keys() & type(manifest).model_fields.keys() - {"pages", "schema_version"}
         if name != "totals" and getattr(build, name) != getattr(manifest, name)
     ]
     pages = [page.model_copy(update={"key": ""}) for page in manifest.pages]
@@ -115,11 +124,14 @@ def build_differences(build: Build, manifest: Manifest) -> list[str]:
     return sorted(changed)
 
 
-def portfolios_by_page(manifest: Manifest) -> dict[str, list[PortfolioRecord]]:
-    """Return the manifest's portfolios by message id of their page."""
+def portfolios_by_page(manifest: Manifest) -> dict[str, list[PortfolioRecord]] | None:
+    """Return the manifest's portfolios by message id of their page; None if their list is unreadable."""
     on_page: dict[str, list[PortfolioRecord]] = {page.message_id: [] for page in manifest.pages}
-    for portfolio in manifest.portfolios:
-        on_page.setdefault(portfolio.page, []).append(portfolio)
+    try:
+        for portfolio in manifest.portfolios:
+            on_page.setdefault(portfolio.page, []).append(portfolio)
+    except DamagedRecordError:
+        return None  # ``manifest_problems`` reports it
     return on_page
 
 
@@ -129,10 +141,13 @@ def page_problems(
     *,
     page: Page,
     manifest: Manifest,
-    portfolios: Iterable[PortfolioRecord],
+    portfolios: Iterable[PortfolioRecord] | None,
     document_format: DocumentFormat,
 ) -> Iterator[Problem]:
-    """Yield the differences between a delivered page and its manifest: the file, its validity and its content."""
+    """Yield the differences between a delivered page and its manifest: the file, its validity and its content.
+
+    ``portfolios`` are those on the page; None if they are not known.
+    """
     size, digest = file_facts(path)
     facts = examine_file(path, document_format)
     unreadable = not facts.sha256
@@ -156,7 +171,8 @@ def page_problems(
         revision=manifest.revision,
         message_id=page.message_id,
     )
-    details += [f"portfolio {number} {detail}" for number, detail in portfolio_faults(facts, portfolios)]
+    if portfolios is not None:
+        details += [f"portfolio {number} {detail}" for number, detail in portfolio_faults(facts, portfolios)]
     details += totals_faults(facts, page.expected)
     for detail in details[:OFFENDERS_LIMIT]:
         yield Problem(ProblemKind.CONTENT_DISAGREES, location, detail)

@@ -35,6 +35,7 @@ from classfeed_dagster.delivery.manifest import (
     VoidManifest,
 )
 from classfeed_dagster.delivery.pages import UNREADABLE, Written, written
+from classfeed_dagster.delivery.portfolio_list import ListedPortfolios, PortfolioList, publish_portfolios
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state, ever_delivered, publish_checkpoint
 from classfeed_dagster.errors import (
     ChainBusyError,
@@ -181,6 +182,10 @@ class _Attempt:
             if ledger is None:
                 self._give_way(place, "its ledger is that of another attempt, which stopped")
                 return None
+        listed = publish_portfolios(store, build.feed, build.business_date, build.revision, build.portfolios)
+        if listed is None:
+            self._give_way(place, "its list of portfolios is that of another attempt, which stopped")
+            return None
         asked_at, consented = self.consented_now()
         if not self._all_consent(consented, place):
             return None
@@ -188,6 +193,7 @@ class _Attempt:
             build,
             place=place,
             pages=pages,
+            listed=listed,
             passed=passed,
             asked_at=asked_at,
             correlation_id=self.correlation_id,
@@ -325,6 +331,7 @@ def _manifest(
     *,
     place: ChainPlace,
     pages: Sequence[Page],
+    listed: PortfolioList,
     passed: tuple[PassedCheck, ...],
     asked_at: dt.datetime,
     correlation_id: str,
@@ -332,7 +339,8 @@ def _manifest(
     checkpoint: Link | None,
 ) -> Manifest:
     totals = build.totals
-    return Manifest(
+    manifest = Manifest(
+        schema_version=2,
         feed=build.feed,
         recipient=build.recipient,
         business_date=build.business_date,
@@ -350,7 +358,7 @@ def _manifest(
         consent_checked_at=asked_at,
         flags=build.flags,
         pages=tuple(pages),
-        portfolios=build.portfolios,
+        portfolio_list=listed,
         held_back=build.held_back,
         counts=dict(totals.counts),
         totals=ControlTotals.of(totals),
@@ -358,3 +366,4 @@ def _manifest(
         ledger=ledger,
         checkpoint=checkpoint,
     )
+    return manifest.with_portfolios(ListedPortfolios(listed, lambda: build.portfolios))

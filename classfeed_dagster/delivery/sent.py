@@ -22,7 +22,6 @@ from classfeed_dagster.delivery.state import CHECKPOINT_EVERY, DeliveredState, d
 from classfeed_dagster.ledger.files import (
     FRAMES,
     POSITIONS,
-    SHA256,
     Kind,
     LedgerFiles,
     ledger_prefix,
@@ -32,7 +31,7 @@ from classfeed_dagster.ledger.files import (
 from classfeed_dagster.ledger.positions import CARRIED, roll_forward
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json
+from classfeed_dagster.stored_records import Sha256, StoredRecord, from_json
 
 Entries = Callable[[int], ChainEntry]
 PositionsOf = Callable[[pl.Series], pl.DataFrame]  # from keys of portfolios to the columns CARRIED of their positions
@@ -42,7 +41,7 @@ class RebuiltLedger(StoredRecord):
     """The ledger of a delivery from before the ledger, named by a separate record instead of the manifest."""
 
     schema_version: Literal[1] = 1
-    manifest_sha256: SHA256 = Field(description="of the manifest that the ledger belongs to")
+    manifest_sha256: Sha256 = Field(description="of the manifest that the ledger belongs to")
     ledger: LedgerFiles
 
 

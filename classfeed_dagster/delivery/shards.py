@@ -28,14 +28,15 @@ from classfeed_dagster.delivery.build import (
     rendered_portfolios,
     stage_page,
 )
-from classfeed_dagster.delivery.manifest import Change, Extract, HeldBack, Page, PortfolioRecord, Sha256
+from classfeed_dagster.delivery.manifest import HeldBack, Page
 from classfeed_dagster.delivery.pages import write_page
 from classfeed_dagster.delivery.plan import DeliveryPlan, PlannedPortfolio
+from classfeed_dagster.delivery.portfolio_list import Change, Extract, PortfolioRecord
 from classfeed_dagster.delivery.prevalidation import prevalidate
 from classfeed_dagster.delivery.rendered_portfolios import MANIFEST_COLUMNS, RenderedReader, RenderedWriter
 from classfeed_dagster.ledger.files import LedgerFile, StagedLedger
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, canonical, create_record, from_json, sha256, to_json
+from classfeed_dagster.stored_records import Sha256, StoredRecord, canonical, create_record, from_json, sha256, to_json
 
 _BATCHES_PER_SHARD = 2  # page batches per shard, so that workers end at about the same time
 _T = TypeVar("_T", bound=BaseModel)

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from classfeed_dagster.delivery.manifest import AnyManifest, Link, Manifest, Sha256, read_manifest
+from classfeed_dagster.delivery.manifest import AnyManifest, Link, Manifest, read_manifest
 from classfeed_dagster.delivery.withheld import WITHHELD, WithheldFile, disclosed
 from classfeed_dagster.documents.document_format import message_id
 from classfeed_dagster.errors import DamagedRecordError
@@ -19,6 +19,7 @@ from classfeed_dagster.ledger.files import ledger_prefix
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import (
+    Sha256,
     StoredRecord,
     canonical,
     delivered_prefix,
@@ -274,7 +275,7 @@ def read_revision(store: ObjectStore, feed: str, day: dt.date, revision: int) ->
         data = store.read(key)
     except ObjectNotFoundError:
         raise DamagedRecordError(store.location(key), "the manifest is missing") from None
-    return DeliveredRevision(revision, key, sha256(data), read_manifest(data, store.location(key)))
+    return DeliveredRevision(revision, key, sha256(data), read_manifest(data, store.location(key), store))
 
 
 def read_checkpoint(store: ObjectStore, manifest: AnyManifest) -> Checkpoint | None:

@@ -171,7 +171,7 @@ class _Walk:
         self.result.manifests += 1
         link = Link(key=key, sha256=sha256(data))
         try:
-            manifest = read_manifest(data, location)
+            manifest = read_manifest(data, location, self.store)
         except DamagedRecordError as error:
             self.result.add(ProblemKind.RECORD_DAMAGED, location, str(error))
             return link
@@ -240,7 +240,11 @@ class _Walk:
         except DamagedRecordError as error:
             self.result.add(ProblemKind.RECORD_DAMAGED, error.location, str(error))
             return
-        if changed := build_differences(build, manifest):
+        try:
+            changed = build_differences(build, manifest)
+        except DamagedRecordError:
+            return  # its list of portfolios, which ``manifest_problems`` reports
+        if changed:
             self.result.add(
                 ProblemKind.CHAIN_CHANGED, location, f"{', '.join(changed)} are not those of the build delivered"
             )
@@ -249,6 +253,8 @@ class _Walk:
         """Check every file of a delivery's ledger, and fold the date's earlier revisions again."""
         if manifest.checkpoint is not None and (fault := checkpoint_fault(self.store, manifest)):
             self.result.add(ProblemKind.LEDGER_CHANGED, self.store.location(manifest.checkpoint.key), fault)
+        if manifest.portfolio_list is not None:
+            self.known.add(manifest.portfolio_list.key)
         prefix = ledger_prefix(manifest.feed, manifest.business_date, manifest.revision)
         for file in manifest.ledger.files if manifest.ledger else ():
             key = (file.prefix or prefix) + file.name
@@ -264,7 +270,7 @@ class _Walk:
 
     def pages(self, manifest: Manifest) -> None:
         """Verify every page of a delivery."""
-        on_page = portfolios_by_page(manifest)
+        on_page = portfolios_by_page(manifest) or {}
         prefix = delivered_prefix(manifest.feed, manifest.business_date, manifest.revision)
         self.result.portfolios += len(manifest.portfolios)
         for page in manifest.pages:
@@ -287,7 +293,7 @@ class _Walk:
                         location,
                         page=page,
                         manifest=manifest,
-                        portfolios=on_page[page.message_id],
+                        portfolios=on_page.get(page.message_id),
                         document_format=self.document_format,
                     )
             except ObjectNotFoundError:

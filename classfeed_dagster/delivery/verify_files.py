@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from classfeed_dagster.delivery.manifest import AnyManifest, Manifest, read_manifest
+from classfeed_dagster.delivery.portfolio_list import FILE_NAME, stored_portfolios
 from classfeed_dagster.delivery.problems import (
     Problem,
     ProblemKind,
@@ -18,6 +19,7 @@ from classfeed_dagster.delivery.problems import (
 )
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.errors import DamagedRecordError
+from classfeed_dagster.store import open_store
 from classfeed_dagster.stored_records import sha256
 
 MANIFEST_NAME = "manifest.json"
@@ -66,14 +68,21 @@ def _read(file: Path, result: Verification) -> tuple[AnyManifest, str] | None:
     result.manifests += 1
     try:
         data = file.read_bytes()
-        manifest = read_manifest(data, str(file))
+        folder = open_store(str(file.parent))
+        manifest = read_manifest(data, str(file), folder)
     except OSError as error:
         result.add(ProblemKind.RECORD_DAMAGED, str(file), f"is unreadable ({type(error).__name__})")
         return None
     except DamagedRecordError as error:
         result.add(ProblemKind.RECORD_DAMAGED, str(file), str(error))
         return None
-    result.problems += manifest_problems(manifest, data, str(file))
+    listed = True
+    if isinstance(manifest, Manifest) and manifest.portfolio_list is not None:
+        beside = manifest.portfolio_list.model_copy(update={"key": FILE_NAME})
+        manifest = manifest.with_portfolios(stored_portfolios(folder, beside))
+        # A page and its manifest may have been copied without the list: the page's hash says as much.
+        listed = folder.exists(FILE_NAME)
+    result.problems += manifest_problems(manifest, data, str(file), listed=listed)
     result.portfolios += len(manifest.portfolios) if isinstance(manifest, Manifest) else 0
     return manifest, sha256(data)
 
@@ -112,7 +121,7 @@ def _document_problems(
                 location,
                 page=page,
                 manifest=manifest,
-                portfolios=portfolios_by_page(manifest)[page.message_id],
+                portfolios=(portfolios_by_page(manifest) or {}).get(page.message_id),
                 document_format=document_format,
             )
         )

@@ -55,7 +55,7 @@ def _problems(store: ObjectStore, feed: str, day: dt.date, document_format: Docu
             continue
         data = store.read(key)
         try:
-            manifest = read_manifest(data, key)
+            manifest = read_manifest(data, key, store)
         except DamagedRecordError as error:
             yield key, str(error)
             continue
@@ -91,7 +91,7 @@ def _next_manifest(store: ObjectStore, feed: str, position: int) -> Manifest | N
 
 
 def _page_problems(store: ObjectStore, manifest: Manifest, document_format: DocumentFormat) -> Iterator[_Problem]:
-    on_page = portfolios_by_page(manifest)
+    on_page = portfolios_by_page(manifest) or {}
     for page in manifest.pages:
         try:
             with store.local_file(page.key) as path:
@@ -100,7 +100,7 @@ def _page_problems(store: ObjectStore, manifest: Manifest, document_format: Docu
                     page.key,
                     page=page,
                     manifest=manifest,
-                    portfolios=on_page[page.message_id],
+                    portfolios=on_page.get(page.message_id),
                     document_format=document_format,
                 )
                 yield from ((page.key, f"{problem.kind}: {problem.detail}") for problem in problems)

@@ -11,7 +11,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import polars as pl
 from pydantic import Field, NonNegativeInt
@@ -20,10 +20,9 @@ from classfeed_dagster.domains.columns import Column, Frame
 from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, REVERSED_TYPE, UNITS_SUM
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, dated_prefix, sha256_of
+from classfeed_dagster.stored_records import Sha256, StoredRecord, dated_prefix, sha256_of
 
 Kind = Literal["records", "positions", "portfolios", "identities", "stated"]
-SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 UNITS_POSITION, CASH_POSITION = "UNITS", "CASH"
 
@@ -114,7 +113,7 @@ class LedgerFile(StoredRecord):
 
     kind: Kind = Field(description="records, positions, portfolios or identities")
     part: NonNegativeInt = Field(description="number of the part, from 0")
-    sha256: SHA256 = Field(description="of the file's bytes")
+    sha256: Sha256 = Field(description="of the file's bytes")
     bytes: NonNegativeInt = Field(description="size of the file")
     rows: NonNegativeInt = Field(description="rows in the file")
     prefix: str | None = Field(

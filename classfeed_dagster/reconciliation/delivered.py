@@ -183,7 +183,7 @@ def _revision(store: ObjectStore, key: str) -> Revision | None:
             str(manifest["correlation_id"]),
             dict(manifest.get("flags", {})),
             tuple(manifest["pages"]),
-            {str(entry["number"]): entry for entry in manifest["portfolios"]},
+            {str(entry["number"]): entry for entry in _portfolios(store, manifest)},
             {str(entry["number"]): entry for entry in manifest["held_back"]},
             manifest_totals(manifest),
             tuple(_ledger_file(entry) for entry in dict(manifest.get("ledger") or {}).get("files", ())),
@@ -192,6 +192,24 @@ def _revision(store: ObjectStore, key: str) -> Revision | None:
         raise UnreadableDeliveryError(
             f"{store.location(key)} is not a manifest ({type(error).__name__}): restore the object's earlier version"
         ) from None
+
+
+def _portfolios(store: ObjectStore, manifest: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    # A manifest of version 1 holds the list itself.
+    if "portfolios" in manifest:
+        return cast(Sequence[Mapping[str, Any]], manifest["portfolios"])
+    stated = manifest["portfolio_list"]
+    key = str(stated["key"])
+    try:
+        data = store.read(key)
+    except ObjectNotFoundError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != stated["sha256"]:
+        raise UnreadableDeliveryError(
+            f"{store.location(key)} is not the list of portfolios that the manifest names: restore the object's "
+            "earlier version"
+        )
+    return pq.read_table(pa.BufferReader(data)).to_pylist()
 
 
 def _ledger_file(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,15 +39,15 @@ def deliveries(store: ObjectStore, feed: Feed, day: dt.date) -> tuple[Delivery, 
             if location not in _SUMMARIES:
                 if len(_SUMMARIES) >= _CACHE_SIZE:
                     _SUMMARIES.clear()
-                _SUMMARIES[location] = _summary(view.read(key), location)
+                _SUMMARIES[location] = _summary(view, key, location)
             delivery = _SUMMARIES[location]
             if delivery is not None:
                 summaries.append(delivery)
     return tuple(sorted(summaries, key=lambda delivery: delivery.revision))
 
 
-def _summary(data: bytes, location: str) -> Delivery | None:
-    manifest = read_manifest(data, location)
+def _summary(store: ObjectStore, key: str, location: str) -> Delivery | None:
+    manifest = read_manifest(store.read(key), location, store)
     if not isinstance(manifest, Manifest):
         return None
     return Delivery(

@@ -64,9 +64,12 @@ class PortfolioSearch:
             return scan.slice(start, rows).select(_COLUMNS).collect(engine="in-memory")
 
     def page(self, manifest: str) -> str:
-        """Return the message id of the portfolio's page in a manifest, without reading its other portfolios."""
+        """Return the message id of the portfolio's page in a delivery; empty if it is not in it."""
         named = b'"number":' + json.dumps(self.number, ensure_ascii=False).encode() + b',"page":"'
         with _content(self._store, manifest) as content:
+            if (listed := _member(content, b'"portfolio_list":')) is not None:
+                return self._listed_page(str(listed["key"]))
+            # A manifest of version 1, whose other portfolios are not read.
             at = content.find(named, max(self._byte - _BYTES, 0), self._byte + _BYTES)
             at = content.find(named) if at < 0 else at
             if at < 0:
@@ -74,18 +77,27 @@ class PortfolioSearch:
             self._byte, start = at, at + len(named)
             return content[start : content.find(b'"', start)].decode()
 
+    def _listed_page(self, key: str) -> str:
+        with self._store.local_file(key) as path:
+            rows = pl.scan_parquet(path, glob=False).filter(pl.col("number") == self.number).select("page").collect()
+        return str(rows.item()) if rows.height else ""
+
 
 def switches_of(store: ObjectStore, manifest: str) -> dict[str, object]:
     """Return the switches in a manifest, without reading its portfolios; {} for one older than the switches."""
     with _content(store, manifest) as content:
-        named = content.find(_FLAGS)
-        if named < 0:
-            return {}
-        start = named + len(_FLAGS)
-        text = content[start : start + _BYTES].decode(errors="ignore")  # the end may cut a character
-        switches: dict[str, object]
-        switches, _ = json.JSONDecoder().raw_decode(text)
-        return switches
+        return _member(content, _FLAGS) or {}
+
+
+def _member(content: mmap.mmap, name: bytes) -> dict[str, object] | None:
+    # The object that is the first member of this name; None without one.
+    if (named := content.find(name)) < 0:
+        return None
+    start = named + len(name)
+    text = content[start : start + _BYTES].decode(errors="ignore")  # the end may cut a character
+    member: dict[str, object]
+    member, _ = json.JSONDecoder().raw_decode(text)
+    return member
 
 
 @contextmanager

@@ -21,14 +21,14 @@ from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key, switched
 from classfeed_dagster.delivery.gate import REQUIRED_VERDICTS
-from classfeed_dagster.delivery.manifest import Manifest, Page, Sha256
+from classfeed_dagster.delivery.manifest import Manifest, Page
 from classfeed_dagster.delivery.quarantine import held
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.withheld import WithheldFile, withheld_key
 from classfeed_dagster.errors import DamagedRecordError, DataError, GateRefusedError, StaleBuildError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, create_record, file_facts, from_json, manifest_key
+from classfeed_dagster.stored_records import Sha256, StoredRecord, create_record, file_facts, from_json, manifest_key
 from classfeed_dagster.transmission.destination import (
     Credentials,
     Destination,

@@ -32,7 +32,7 @@ def test_untouched_chain_is_sound(delivered: LocalStore) -> None:
 def test_edited_manifest_is_refused_in_any_place(delivered: LocalStore, day: dt.date, revision: int) -> None:
     key = manifest_key(FEED, day, revision)
     manifest = json.loads(delivered.read(key))
-    edit(delivered, key, manifest["portfolios"][0]["digest"].encode(), b"0" * 64)
+    edit(delivered, key, manifest["portfolio_list"]["sha256"].encode(), b"0" * 64)
     with pytest.raises(DamagedRecordError, match="restore the object's earlier version") as error:
         require_chain(delivered, FEED, [day], AUDIENCE)
     assert error.value.exit_code is ExitCode.STOPPED

@@ -186,7 +186,7 @@ def _checkpoint_key(store: LocalStore) -> str:
 def test_edited_old_manifest_that_counts_is_refused(local_store: LocalStore) -> None:
     _deliver_many(local_store)
     key = manifest_key(FEED, DAY1, 0)  # P0, P2 and P4 are as first delivered
-    digest = json.loads(local_store.read(key))["portfolios"][0]["digest"]
+    digest = json.loads(local_store.read(key))["portfolio_list"]["sha256"]
     edit(local_store, key, digest.encode(), b"0" * 64)
     with pytest.raises(DamagedRecordError, match="a later delivery of the date names other bytes"):
         require_chain(local_store, FEED, [DAY1], AUDIENCE)

@@ -12,7 +12,8 @@ import pytest
 from classfeed_dagster.delivery import prevalidation as ahead
 from classfeed_dagster.delivery.build import Build, build_delivery
 from classfeed_dagster.delivery.checks import control_totals_agree, document_valid, everyone_consented, examine_build
-from classfeed_dagster.delivery.manifest import ControlTotals, Manifest, PortfolioRecord
+from classfeed_dagster.delivery.manifest import ControlTotals
+from classfeed_dagster.delivery.portfolio_list import PortfolioRecord
 from classfeed_dagster.documents import epi_reader
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.store import LocalStore, ObjectStore
@@ -155,4 +156,4 @@ def test_portfolio_of_a_manifest_takes_little_memory() -> None:
     # A hundred thousand of them are in memory at once, several times over.
     item = PortfolioRecord(number="1", change="NEW", extract="FULL", digest="0" * 64, bytes=0, consent_ids=(), page="")
     assert not hasattr(item, "__dict__")
-    assert Manifest.model_fields["portfolios"].annotation == tuple[PortfolioRecord, ...]
+    assert Build.model_fields["portfolios"].annotation == tuple[PortfolioRecord, ...]

@@ -72,7 +72,8 @@ def test_first_delivery_is_complete_and_a_rerun_changes_nothing(store: ObjectSto
     assert manifest.consent_checked_at == ASKED_AT
     assert {v.check for v in manifest.verdicts} >= {"document_valid", "everyone_consented", "consent_roll"}
     before = contents(store)
-    assert set(before) == {page.key for page in manifest.pages} | {outcome.manifest_key}
+    assert manifest.portfolio_list is not None
+    assert set(before) == {page.key for page in manifest.pages} | {outcome.manifest_key, manifest.portfolio_list.key}
 
     again = deliver(store, simple(), "try-2")
     assert again.kind == "NOTHING_TO_DO"
@@ -320,7 +321,7 @@ def test_dead_attempts_pages_are_removed_when_a_consent_ended(store: ObjectStore
 
     with pytest.raises(ConnectionError):
         go(store, new_build, day, consented=dies)
-    assert len(contents(store)) == len(new_build.pages)
+    assert len(contents(store)) == len(new_build.pages) + 1  # and their list of portfolios
     with pytest.raises(ConsentChangedError):
         go(store, new_build, day.without("P2"))
     assert list(contents(store)) == [manifest_key(FEED, DAY1, 0)]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classfeed_dagster.delivery.manifest import ChainEntry, HeldBack, json_schema
+from classfeed_dagster.delivery.manifest import ChainEntry, HeldBack, Manifest, json_schema, read_manifest
+from classfeed_dagster.delivery.portfolio_list import PortfolioRecord, publish_portfolios
 from classfeed_dagster.delivery.verify import ProblemKind, Verification, verify_feed, verify_paths
 from classfeed_dagster.store import LocalStore, ObjectStore
 from classfeed_dagster.stored_records import chain_key, manifest_key, to_json
@@ -90,6 +92,22 @@ def page_of(store: ObjectStore, revision: str = "2023-01-03/r0") -> str:
 FIRST = manifest_key(FEED, DAY1, 0)
 SECOND = manifest_key(FEED, DAY2, 0)
 LAST = manifest_key(FEED, DAY1, 1)
+LISTED = f"delivered/{FEED}/2023-01-03/r1/portfolios.parquet"
+
+
+def listed(store: ObjectStore) -> tuple[PortfolioRecord, ...]:
+    manifest = read_manifest(store.read(LAST), LAST, store)
+    assert isinstance(manifest, Manifest)
+    return tuple(manifest.portfolios)
+
+
+def relisted(store: ObjectStore, portfolios: Sequence[PortfolioRecord]) -> None:
+    store.delete(LISTED)
+    file = publish_portfolios(store, FEED, DAY1, 1, portfolios)
+    assert file is not None
+    rewritten(store, LAST, portfolio_list=file.model_dump(mode="json"))
+
+
 TAMPERING: dict[str, tuple[Callable[[LocalStore], object], set[ProblemKind]]] = {
     "manifest changed": (lambda s: rewritten(s, FIRST, correlation_id="x"), {ProblemKind.CHAIN_CHANGED}),
     "last manifest changed": (
@@ -110,12 +128,18 @@ TAMPERING: dict[str, tuple[Callable[[LocalStore], object], set[ProblemKind]]] = 
         {ProblemKind.RECORD_DAMAGED},
     ),
     "portfolio twice": (
-        lambda s: rewritten(s, LAST, portfolios=json.loads(s.read(LAST))["portfolios"] * 2),
+        lambda s: relisted(s, [portfolio for portfolio in listed(s) for _ in range(2)]),
         {ProblemKind.RECORD_DAMAGED, ProblemKind.CHAIN_CHANGED},
     ),
     "portfolio on no page": (
-        lambda s: rewritten(s, LAST, portfolios=[{**json.loads(s.read(LAST))["portfolios"][0], "page": "p99"}]),
+        lambda s: relisted(s, [replace(portfolio, page="p99") for portfolio in listed(s)]),
         {ProblemKind.RECORD_DAMAGED, ProblemKind.CHAIN_CHANGED, ProblemKind.CONTENT_DISAGREES},
+    ),
+    "list of portfolios gone": (lambda s: s.delete(LISTED), {ProblemKind.LEDGER_CHANGED}),
+    "list of portfolios changed": (lambda s: s.put(LISTED, b"PAR1"), {ProblemKind.LEDGER_CHANGED}),
+    "list of portfolios of another count": (
+        lambda s: rewritten(s, LAST, portfolio_list={**json.loads(s.read(LAST))["portfolio_list"], "rows": 7}),
+        {ProblemKind.RECORD_DAMAGED, ProblemKind.CHAIN_CHANGED},
     ),
     "page outside its revision": (
         lambda s: rewritten(s, LAST, pages=[{**json.loads(s.read(LAST))["pages"][0], "key": "../../etc/passwd"}]),

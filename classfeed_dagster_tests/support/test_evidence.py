@@ -84,7 +84,9 @@ def test_evidence_unproven_delivery_states_the_gap(delivered: Desk) -> None:
 def test_evidence_changed_manifest_breaks_the_chain(delivered: Desk) -> None:
     reconcile(delivered)
     key = "delivered/class_super/2026-03-02/r0/manifest.json"
-    delivered.runtime.store.put(key, delivered.runtime.store.read(key).replace(b'"SW00000001"', b'"SW00000008"'))
+    delivered.runtime.store.put(
+        key, delivered.runtime.store.read(key).replace(b'"recipient":"CLASS"', b'"recipient":"OTHER"')
+    )
     (gap,) = date_evidence(delivered.runtime, delivered.feed("class_super"), MONDAY).gaps
     assert "manifest.json" in gap
 
