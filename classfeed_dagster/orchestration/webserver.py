@@ -27,7 +27,7 @@ from classfeed_dagster.orchestration.local_pages import DOCS, DOCS_PATH, PAGES_P
 # Shown by "View all tags" and found by a search. The list shows the partition and the reason.
 _UNLISTED = (
     tags.CORRELATION_TAG, tags.CLOCK_TAG, tags.FEED_TAG, tags.CODE_VERSION_TAG, tags.LAUNCHED_BY_TAG, tags.FINDING_TAG,
-    tags.ATTEMPT_TAG, tags.RERUN_TAG, tags.INBOX_TAG, tags.BUILD_ID_TAG,
+    tags.ATTEMPT_TAG, tags.RERUN_TAG, tags.INBOX_TAG, tags.BUILD_ID_TAG, tags.COMPARED_TAG,
 )  # fmt: skip
 # The UI keeps what a person hides in the browser: a browser without a choice gets ours, a phone without navigation.
 _FIRST_CHOICES = f"""{{let first = (key, value) => localStorage.getItem(key) || localStorage.setItem(key, value);
