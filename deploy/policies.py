@@ -29,7 +29,8 @@ WORKING = ("landing", "domains", "staged", "verdicts", "references", "quarantine
 # States that sensors keep: incidents, heartbeats, the toil diary, the latest consent event, dates to re-issue.
 STATES = ("incidents", "raised-incidents", "closed-incidents", "heartbeats", "toil", "consent-events", "restatements")
 # Records about data: keys under which no customer's figures or names are.
-RECORDS = ("delivered/*/manifest.json", "delivered/*/withheld-*.json", "shadow/delivered/*/manifest.json", "chain/*",
+RECORDS = ("delivered/*/manifest.json", "delivered/*/portfolios.parquet", "delivered/*/withheld-*.json",
+           "shadow/delivered/*/manifest.json", "shadow/delivered/*/portfolios.parquet", "chain/*",
            "shadow/chain/*", "quarantine/*",
            "releases/*", "transmitted/*", "acknowledged/*", "references/*", "verdicts/*",
            "landing/*/snapshot/*.json", "reruns/*", "switches/*", "owner-report/*",
@@ -230,6 +231,7 @@ def door(deployment: Deployment) -> list[Statement]:
     requests = _objects(deployment, ("reruns/*",))
     shown = (
         "*delivered/*/manifest.json",
+        "*delivered/*/portfolios.parquet",
         "chain/*",
         "ledger/*/portfolios-*",
         "quarantine/*",
@@ -274,7 +276,8 @@ def support(deployment: Deployment) -> list[Statement]:
         _allow(
             "SeeWhatHappened",
             ["s3:GetObject"],
-            _objects(deployment, ("delivered/*/manifest.json", "quarantine/*", "reruns/*", "reconciliation/*")),
+            _objects(deployment, ("delivered/*/manifest.json", "delivered/*/portfolios.parquet", "quarantine/*",
+                                  "reruns/*", "reconciliation/*")),
         ),
         _allow(
             "ReadFigures",

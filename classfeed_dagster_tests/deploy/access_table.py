@@ -9,6 +9,7 @@ LOGS = f"arn:aws:s3:::classfeed-prod-logs-{PROD}"
 DOCUMENT = f"{DATA}/delivered/class_super/2026-03-04/r0/class_super-20260304-r0-p1.xml.gz"
 SHADOW = f"{DATA}/shadow/delivered/class_cash/2026-03-04/r0/class_cash-20260304-r0-p1.csv.gz"
 MANIFEST = f"{DATA}/delivered/class_super/2026-03-04/r0/manifest.json"
+LISTED = f"{DATA}/delivered/class_super/2026-03-04/r0/portfolios.parquet"
 LANDED = f"{DATA}/landing/2026-03-04/trade/abc.parquet"
 IF_ABSENT = {"s3:if-none-match": "*"}
 CLUSTER = {"ecs:cluster": f"arn:aws:ecs:ap-southeast-2:{PROD}:cluster/classfeed-prod-cluster"}
@@ -72,6 +73,8 @@ TABLE: list[tuple[str, str, str, dict[str, str], bool]] = [
     ("worker", "s3:PutObject", f"{DATA}/owner-numbers/2026-03/cost/x.json", IF_ABSENT, True),
     ("code", "s3:GetObject", f"{DATA}/owner-report/current.json", {}, True),
     ("code", "s3:GetObject", MANIFEST, {}, True),
+    ("code", "s3:GetObject", LISTED, {}, True),
+    ("code", "s3:GetObject", f"{DATA}/shadow/delivered/class_cash/2026-03-04/r0/portfolios.parquet", {}, True),
     ("code", "s3:GetObject", DOCUMENT, {}, False),
     ("code", "s3:GetObject", LANDED, {}, False),
     ("code", "s3:GetObject", SHADOW, {}, False),
@@ -106,6 +109,7 @@ TABLE: list[tuple[str, str, str, dict[str, str], bool]] = [
     ("operator", "ecs:StopTask", f"arn:aws:ecs:ap-southeast-2:{PROD}:task/classfeed-prod-cluster/abc", CLUSTER, True),
     ("operator", "ecs:RunTask", task("worker"), CLUSTER, False),
     ("watchdog", "s3:GetObject", MANIFEST, {}, True),
+    ("watchdog", "s3:GetObject", LISTED, {}, False),
     ("watchdog", "s3:GetObject", DOCUMENT, {}, False),
     ("watchdog", "s3:PutObject", f"{DATA}/incidents/watchdog.json", {}, True),
     ("watchdog", "s3:PutObject", MANIFEST, IF_ABSENT, False),
@@ -141,6 +145,7 @@ TABLE: list[tuple[str, str, str, dict[str, str], bool]] = [
     ("support", "s3:ListBucket", DATA, {"s3:prefix": "landing/"}, False),
     ("support", "s3:ListBucket", DATA, {}, False),
     ("support", "s3:GetObject", MANIFEST, {}, True),
+    ("support", "s3:GetObject", LISTED, {}, True),
     ("support", "s3:GetObject", f"{DATA}/quarantine/class_super/2026-03-04/SW1.json", {}, True),
     ("support", "s3:GetObject", DOCUMENT, {}, False),
     ("support", "s3:GetObject", LANDED, {}, False),

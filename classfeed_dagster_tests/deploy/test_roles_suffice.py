@@ -16,6 +16,7 @@ from typing import Any
 import boto3
 import pytest
 
+from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.repair.consent_events import Queues, consume, redrive
 from classfeed_dagster.store import LocalStore
@@ -114,6 +115,9 @@ def test_days_work_is_allowed_to_the_roles(desk: Desk, witness: Witness, everyth
             Requester("pat", frozenset({"classfeed-support"})), "the recipient asks for the file again",
             dt.datetime(2026, 3, 3, 0, 30, tzinfo=dt.UTC),
         )  # fmt: skip
+    for component in ("worker", "code", "door"):
+        with witness.acting(component):
+            assert delivered_state(desk.runtime.store, "class_super", dt.date(2026, 3, 2)).portfolios
     assert {component for component, _, _ in witness.calls} == {"worker", "code", "door"}
     assert len(witness.calls) > 60
     assert sorted(witness.refused()) == []
