@@ -38,6 +38,7 @@ def _ledger(table: str, **own: pa.DataType) -> Query:
         **{"portfolio_id": ID, f"{table}_id": ID, **own, f"reverses_{table}_id": ID},
         reversed_portfolio_id=ID,
         reversed_on=DATE,
+        reversed_recorded_at=INSTANT,
         undoes_exactly=pa.bool_(),
         reversals_standing=ID,
         recorded_at=INSTANT,
@@ -73,8 +74,12 @@ def _expression(name: str, table: str) -> str:
     return f"CASE WHEN {reverses} IS NOT NULL THEN ({_OF_REVERSALS[name](table)}) END AS {name}"
 
 
-# Owner and business date of the row that caused a cash movement: the columns of a trade and of an income.
-_OF_CAUSES = {"related_portfolio_id": ("portfolio_id", "portfolio_id"), "related_on": ("trade_date", "payment_date")}
+# Facts of the row that caused a cash movement: the columns of a trade and of an income.
+_OF_CAUSES = {
+    "related_portfolio_id": ("portfolio_id", "portfolio_id"),
+    "related_on": ("trade_date", "payment_date"),
+    "related_recorded_at": ("recorded_at", "recorded_at"),
+}
 
 
 def _of_cause(trade: str, income: str, name: str) -> str:
@@ -122,6 +127,10 @@ def _reversed_on(table: str) -> str:
     return f"SELECT o.{DATES[table]} FROM bigsite.{table} o WHERE o.{table}_id = l.reverses_{table}_id"
 
 
+def _reversed_recorded_at(table: str) -> str:
+    return f"SELECT o.recorded_at FROM bigsite.{table} o WHERE o.{table}_id = l.reverses_{table}_id"
+
+
 def _reversed_type(table: str) -> str:
     return f"SELECT o.movement_type FROM bigsite.{table} o WHERE o.{table}_id = l.reverses_{table}_id"
 
@@ -162,6 +171,7 @@ _OWNER = {
 _OF_REVERSALS = {
     "reversed_portfolio_id": _reversed_portfolio,
     "reversed_on": _reversed_on,
+    "reversed_recorded_at": _reversed_recorded_at,
     "reversed_type": _reversed_type,
     "undoes_exactly": _undoes_exactly,
     "reversals_standing": _reversals_standing,
@@ -223,6 +233,7 @@ CASH_TRANSACTION = _ledger(
     income_id=ID,
     related_portfolio_id=ID,
     related_on=DATE,
+    related_recorded_at=INSTANT,
 )
 
 LEDGERS = (TRADE, SECURITY_MOVEMENT, INCOME, CASH_TRANSACTION)

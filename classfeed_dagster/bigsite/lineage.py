@@ -46,6 +46,11 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
     "cash_transaction.reversed_portfolio_id": ("cash_account.portfolio_id",),
     "cash_transaction.related_portfolio_id": ("trade.portfolio_id", "income.portfolio_id"),
     "cash_transaction.related_on": ("trade.trade_date", "income.payment_date"),
+    "cash_transaction.related_recorded_at": ("trade.recorded_at", "income.recorded_at"),
+    **{
+        f"{ledger}.reversed_recorded_at": (f"{ledger}.recorded_at",)
+        for ledger in ("trade", "security_movement", "income", "cash_transaction")
+    },
     "trade.reversed_on": ("trade.trade_date",),
     "security_movement.reversed_on": ("security_movement.effective_date",),
     "security_movement.reversed_type": ("security_movement.movement_type",),

@@ -33,6 +33,7 @@ from classfeed_dagster.delivery.sent import (
 )
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.domains.build import build_consented_portfolios, build_domain, open_domains
+from classfeed_dagster.domains.ledger_rows import REFERENCES
 from classfeed_dagster.errors import DamagedRecordError, DataError
 from classfeed_dagster.ledger.files import POSITIONS, LedgerFiles, StagedLedger, ledger_prefix, read_kind
 from classfeed_dagster.schedules import RecipientSchedule
@@ -147,15 +148,23 @@ def _documents(store: ObjectStore, document_format: DocumentFormat, manifest: Ma
         with store.local_file(page.key) as path:
             frames = document_format.read(path)
         if "movement_transactions" in frames:
-            parts.append(frames["movement_transactions"].select(*_KEY, *_CARRIED))
+            parts.append(frames["movement_transactions"].select(*_KEY, *_CARRIED, *_references(document_format)))
     return pl.concat(parts) if parts else None
 
 
 def _as_delivered(frames: Mapping[str, pl.DataFrame], documents: pl.DataFrame | None) -> dict[str, pl.DataFrame]:
     delivered = dict(frames)
     if documents is not None and "movement_transactions" in delivered:
-        delivered["movement_transactions"] = delivered["movement_transactions"].join(documents, on=_KEY, how="semi")
+        references = [name for name in documents.columns if name in REFERENCES]
+        movements = delivered["movement_transactions"].drop(references)
+        delivered["movement_transactions"] = movements.join(documents.select(*_KEY, *references), on=_KEY, how="inner")
     return delivered
+
+
+def _references(document_format: DocumentFormat) -> list[str]:
+    # Those that the documents state.
+    stated = {source for column in document_format.columns for source in column.filled_by}
+    return [name for name in REFERENCES if ("movement_transactions", name) in stated]
 
 
 def _require_equal(

@@ -333,7 +333,7 @@ MOVEMENT_TRANSACTIONS = Frame(
         _ledger(
             "reverses",
             _TEXT,
-            "the transaction_id that this row undoes; null if that row precedes the shared history",
+            "the transaction_id that this row undoes; null if that row precedes the history shared when it was due",
             "trade.reverses_trade_id",
             "security_movement.reverses_security_movement_id",
             "income.reverses_income_id",
@@ -342,7 +342,7 @@ MOVEMENT_TRANSACTIONS = Frame(
         _ledger(
             "relates_to",
             _TEXT,
-            "cash: the trade or income that caused it; null if that row precedes the shared history",
+            "cash: the trade or income that caused it; null if that row precedes the history shared when it was due",
             "cash_transaction.trade_id",
             "cash_transaction.income_id",
         ),

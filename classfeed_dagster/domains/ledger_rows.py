@@ -45,7 +45,14 @@ _ACCOUNT = (
     _column("account_number", _TEXT, "account's number at the recipient", nullable=True, personal=True),
 )
 
-REVERSED_TYPE = "reversed_type"  # by which a switch excludes rows; not part of the delivered ledger
+REVERSED_TYPE = "reversed_type"  # by which a switch excludes rows
+# The references of a record, each with the date and the instant of the row that it names.
+REFERENCES: Mapping[str, tuple[str, str]] = {
+    "reverses": ("reversed_on", "reversed_recorded_at"),
+    "relates_to": ("related_on", "related_recorded_at"),
+}
+# Facts of the rows that records name: not part of the delivered ledger.
+OF_NAMED_ROWS = frozenset({REVERSED_TYPE, *(fact for facts in REFERENCES.values() for fact in facts)})
 LEDGER_RECORDS = Frame(
     "ledger_records",
     "One row a movement of the document, with the source's keys.",
@@ -65,6 +72,10 @@ LEDGER_RECORDS = Frame(
         _column("reverses", _TEXT, "TransactionId that the record undoes", nullable=True),
         _column("relates_to", _TEXT, "TransactionId that caused the record", nullable=True),
         _column(REVERSED_TYPE, _TEXT, "movement type of the row that the record undoes", nullable=True),
+        _column("reversed_on", _DATE, "business date of the row that the record undoes", nullable=True),
+        _column("reversed_recorded_at", INSTANT, "recorded_at of the row that the record undoes", nullable=True),
+        _column("related_on", _DATE, "business date of the row that caused the record", nullable=True),
+        _column("related_recorded_at", INSTANT, "recorded_at of the row that caused the record", nullable=True),
     ),
     ("portfolio_number", "recorded_at", "transaction_id"),
 )

@@ -18,6 +18,7 @@ from classfeed_dagster.domains.ledger_rows import (
     LEDGER_RECORDS,
     OPENING_CASH,
     OPENING_UNITS,
+    REFERENCES,
     REVERSED_TYPE,
     complete,
     landed_since,
@@ -58,16 +59,23 @@ def _id_and_reverses(table: str, rows: pl.DataFrame) -> tuple[pl.Expr, ...]:
     letter = LETTERS[table]
     return (
         transaction_id(letter, f"{table}_id").alias("transaction_id"),
-        _shared(rows, "reversed_on", transaction_id(letter, f"reverses_{table}_id")).alias("reverses"),
+        *_reference(rows, "reverses", transaction_id(letter, f"reverses_{table}_id")),
         pl.lit(letter).alias("ledger"),
         pl.col(f"{table}_id").alias("row_id"),
     )
 
 
-def _shared(rows: pl.DataFrame, dated: str, reference: pl.Expr) -> pl.Expr:
-    # A row before the shared history is never sent as itself, so that nothing can refer to it.
-    precedes = landed_since(rows, dated, pl.Date()) < pl.col("history_from")
-    return pl.when(~precedes.fill_null(value=False)).then(reference)
+def _reference(rows: pl.DataFrame, name: str, transaction: pl.Expr) -> tuple[pl.Expr, ...]:
+    # A row before the shared history is never sent as itself, so that nothing can refer to it. The date and instant of
+    # the named row let the view of the ledger decide for a history that began later when the row was due.
+    dated, recorded = REFERENCES[name]
+    on, at = landed_since(rows, dated, pl.Date()), landed_since(rows, recorded, INSTANT)
+    precedes = on < pl.col("history_from")
+    return (
+        pl.when(~precedes.fill_null(value=False)).then(transaction).alias(name),
+        on.alias(dated),
+        at.cast(INSTANT).alias(recorded),
+    )
 
 
 def _trades(part: Slice) -> pl.DataFrame:
@@ -159,7 +167,7 @@ def _cash(part: Slice) -> pl.DataFrame:
         "transaction_date",
         "recorded_at",
         "cash_account_id",
-        _shared(rows, "related_on", cause).alias("relates_to"),
+        *_reference(rows, "relates_to", cause),
         "bsb",
         "account_number",
         "amount",

@@ -172,7 +172,7 @@ class FeedRun(FeedDate):
         """Yield the domains' frames, filtered by the switches, slice by slice; all slices or only ``slices``."""
         with open_domains(self.store, self.domains(), slices) as opened:
             # ``map`` keeps no reference to a slice's frames, so they are freed before the next slice is read.
-            unsent = map(self.ledger_view().without_dropped, opened)
+            unsent = map(self.ledger_view().applied, opened)
             yield from map(partial(switched_frames, flags=self.flags), unsent)
 
     def roll(self) -> CheckResult:

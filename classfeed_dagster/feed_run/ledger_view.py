@@ -7,7 +7,7 @@ view. Publishing computes the view again once the earlier dates are delivered, a
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from classfeed_dagster.bigsite.landing import SlicedFiles
+from classfeed_dagster.bigsite.queries import CONSENT_TABLE
 from classfeed_dagster.delivery.chain import last_place
 from classfeed_dagster.delivery.sent import PositionsOf, identities_before, open_positions_at, records_of, sent_date
 from classfeed_dagster.domains.build import CONSENTED
@@ -24,10 +25,12 @@ from classfeed_dagster.domains.ledger_rows import (
     LEDGER_FRAMES,
     LEDGER_HOLDINGS,
     LEDGER_RECORDS,
+    REFERENCES,
     UNITS_SUM,
 )
 from classfeed_dagster.domains.rules import DELIVERED_BALANCE, ID_SENT_BEFORE, NUMBER_CHANGED
 from classfeed_dagster.feed_run.feed_date import FeedDate
+from classfeed_dagster.feed_run.references import uncertain_references, unsent_references
 from classfeed_dagster.ledger.files import CASH_POSITION, RECORDS, UNITS_POSITION, stated_rows
 from classfeed_dagster.ledger.identities import ACCOUNT, contradictions, identities_of
 from classfeed_dagster.ledger.positions import roll_forward, unbalanced
@@ -46,27 +49,40 @@ class LedgerView(BaseModel, frozen=True):
     late: tuple[tuple[str, str], ...]  # rows of closed windows that this date sends
     findings: tuple[tuple[str, str, str, str, str], ...]  # rows of FINDINGS
     refreshed: str = ""  # key of the schedule, if it has refreshes
+    references: tuple[tuple[str, str, str], ...] = ()  # (portfolio number, TransactionId, column) of unsent rows
 
     @property
     def digest(self) -> str:
         """Return the view's SHA-256."""
         refreshed = [self.refreshed] if self.refreshed else []
-        return sha256(canonical([self.dropped, self.late, self.findings, *refreshed]))
+        references = [self.references] if self.references else []
+        return sha256(canonical([self.dropped, self.late, self.findings, *refreshed, *references]))
 
     def frame(self) -> pl.DataFrame:
         """Return the findings as FINDINGS."""
         return FINDINGS.conform(pl.DataFrame(self.findings, schema=FINDINGS.schema, orient="row"))
 
-    def without_dropped(self, frames: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-        """Return one slice's frames without the movements that were sent on another date."""
+    def applied(self, frames: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+        """Return one slice's frames without movements that another date sent, and references to unsent rows."""
         remaining = dict(frames)
-        if not self.dropped:
-            return remaining
-        dropped = pl.DataFrame(self.dropped, schema=dict.fromkeys(_ROW, pl.String()), orient="row")
         for name in ("movement_transactions", LEDGER_RECORDS.name):
-            if name in remaining:
+            if name in remaining and self.dropped:
+                dropped = pl.DataFrame(self.dropped, schema=dict.fromkeys(_ROW, pl.String()), orient="row")
                 remaining[name] = remaining[name].join(dropped, on=_ROW, how="anti")
+            if name in remaining and self.references:
+                remaining[name] = self._without_references(remaining[name])
         return remaining
+
+    def _without_references(self, movements: pl.DataFrame) -> pl.DataFrame:
+        for column in REFERENCES:
+            rows = [(number, name) for number, name, of in self.references if of == column]
+            unsent = pl.DataFrame(rows, schema=dict.fromkeys(_ROW, pl.String()), orient="row")
+            marked = unsent.with_columns(pl.lit(True).alias("_unsent"))
+            movements = movements.join(marked, on=_ROW, how="left", maintain_order="left").with_columns(
+                pl.when(pl.col("_unsent").is_null()).then(pl.col(column)).alias(column)
+            )
+            movements = movements.drop("_unsent")
+        return movements
 
 
 def ledger_view(work: FeedDate) -> LedgerView:
@@ -106,6 +122,7 @@ class _Examination:
         sent_ids = self._ids_sent_before(sent_rows)
         dropped: list[tuple[str, str]] = []
         late: list[tuple[str, str]] = []
+        uncertain: list[pl.DataFrame] = []
         previous = self._audience.previous(self._day)
         with open_positions_at(self._work.store, self._feed, self._audience, previous) as positions:
             for frames in self._slices():
@@ -122,6 +139,9 @@ class _Examination:
                 repeated = pl.concat([repeated, opened], how="diagonal")
                 dropped += repeated.select(_ROW).rows()
                 late += closed.join(repeated.select(_ROW), on=_ROW, how="anti").select(_ROW).rows()
+                carried = records.join(repeated.select(_ROW), on=_ROW, how="anti")
+                window = self._audience.window(self._day)
+                uncertain.append(uncertain_references(carried, consented, frames[CONSENT_TABLE], window))
                 if positions is not None:
                     earlier = pl.col("sent_on") < self._day
                     before = repeated.filter(earlier) if "sent_on" in repeated.columns else repeated
@@ -133,6 +153,7 @@ class _Examination:
             late=tuple(sorted(late)),
             findings=tuple(sorted(set(self._findings))),
             refreshed="" if self._work.schedule is self._audience else self._work.schedule.key,
+            references=self._unsent_references(uncertain),
         )
 
     def _slices(self) -> Iterator[Mapping[str, pl.DataFrame]]:
@@ -142,6 +163,7 @@ class _Examination:
             for name, table in domain.frames.items()
             if name in (CONSENTED, *(frame.name for frame in LEDGER_FRAMES.values()))
         }
+        tables[CONSENT_TABLE] = self._snapshot.tables[CONSENT_TABLE]
         with SlicedFiles(self._work.store, tables) as opened:
             yield from opened
 
@@ -241,6 +263,19 @@ class _Examination:
             for day in self._looked_back()
         ]
         return pl.concat(frames).drop("change")
+
+    # References.
+
+    def _unsent_references(self, uncertain: Sequence[pl.DataFrame]) -> tuple[tuple[str, str, str], ...]:
+        if not uncertain:
+            return ()
+        earlier = self._audience.dates_between(self._audience.first_business_date, self._day - dt.timedelta(days=1))
+        dates = (
+            (sent_date(self._work.store, self._feed, day), self._audience.window(day).start)
+            for day in reversed(earlier)
+        )
+        unsent = unsent_references(pl.concat(uncertain), dates)
+        return tuple(sorted(set(unsent.select(*_ROW, "reference").iter_rows())))
 
     # Numbers.
 

@@ -17,7 +17,7 @@ import polars as pl
 from pydantic import Field, NonNegativeInt
 
 from classfeed_dagster.domains.columns import Column, Frame
-from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, REVERSED_TYPE, UNITS_SUM
+from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, OF_NAMED_ROWS, UNITS_SUM
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import Sha256, StoredRecord, dated_prefix, sha256_of
@@ -34,7 +34,7 @@ def _column(
 
 
 RECORDS = dataclasses.replace(
-    LEDGER_RECORDS, columns=tuple(column for column in LEDGER_RECORDS.columns if column.name != REVERSED_TYPE)
+    LEDGER_RECORDS, columns=tuple(column for column in LEDGER_RECORDS.columns if column.name not in OF_NAMED_ROWS)
 )
 STATED = Frame(
     "ledger_stated",

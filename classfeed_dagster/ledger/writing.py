@@ -13,7 +13,13 @@ import pyarrow.parquet as pq
 
 from classfeed_dagster.bigsite.landing import RowGroups
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS, MOVEMENT_TRANSACTIONS
-from classfeed_dagster.domains.ledger_rows import LEDGER_BALANCES, LEDGER_HOLDINGS, LEDGER_RECORDS, carried_ledgers
+from classfeed_dagster.domains.ledger_rows import (
+    LEDGER_BALANCES,
+    LEDGER_HOLDINGS,
+    LEDGER_RECORDS,
+    REFERENCES,
+    carried_ledgers,
+)
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.ledger.files import FRAMES, PORTFOLIOS, RECORDS, Kind, LedgerFile, stated_rows
 from classfeed_dagster.store import ObjectStore
@@ -44,14 +50,12 @@ def has_ledger_rows(frames: Mapping[str, pl.DataFrame]) -> bool:
 
 
 def carried_records(frames: Mapping[str, pl.DataFrame], ledgers: frozenset[str]) -> pl.DataFrame:
-    """Return the ledger's records of a slice: those rows that the document carries, and no others."""
+    """Return the ledger's records of a slice: the rows that the document carries, with its references."""
     if LEDGER_RECORDS.name not in frames:
         return RECORDS.empty()
-    rows = frames[LEDGER_RECORDS.name].join(
-        frames[MOVEMENT_TRANSACTIONS.name].select("transaction_id", "portfolio_number"),
-        on=("portfolio_number", "transaction_id"),
-        how="semi",
-    )
+    key = ("portfolio_number", "transaction_id")
+    carried = frames[MOVEMENT_TRANSACTIONS.name].select(*key, *REFERENCES).unique(key)
+    rows = frames[LEDGER_RECORDS.name].drop(*REFERENCES).join(carried, on=key, how="inner")
     return RECORDS.conform(rows.filter(pl.col("ledger").is_in(sorted(carried_ledgers(ledgers)))))
 
 

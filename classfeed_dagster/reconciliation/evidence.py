@@ -32,7 +32,7 @@ _DATES = {
     "income": "payment_date",
     "cash_transaction": "transaction_date",
 }
-REFERENCES = ("reverses", "relates_to")  # left out if the named row precedes the shared history
+REFERENCES = ("reverses", "relates_to")  # left out if the named row was not sent
 END_OF_DAY = {
     "investment_holdings": frozenset({"units", "settled_units", "cost_base"}),
     "account_balances": frozenset({"ledger_balance", "available_balance"}),

@@ -10,9 +10,10 @@ contain, with evidence columns: the instants at which its sources were last chan
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from classfeed_dagster.reconciliation.movements_sql import movements
+from classfeed_dagster.reconciliation.movements_sql import movements, named_rows
 from classfeed_dagster.reconciliation.record_scope import EVIDENCE, RecordScope, literals
 from classfeed_dagster.reconciliation.records import (
     ACCOUNTS,
@@ -60,6 +61,18 @@ class ExpectedRecords(RecordScope):
         """Return SQL of portfolio number, rows, and two sums of hashes: equal for equal rows in any order."""
         columns = {field.name: self._as_text(field.kind, field.name) for _, field in kind.columns}
         return f"{self._scope()} {digest_sql(columns, f'({self._query(kind)}) q', postgresql=not self.landed)}"
+
+    def named_rows(self, ledgers: str) -> str:
+        """Return SQL of the rows of earlier windows that the records of some ledgers name. See ``movements_sql``."""
+        return f"{self._scope()} {named_rows(self, ledgers)}"
+
+    def histories(self, at: dt.datetime, numbers: Iterable[str]) -> str:
+        """Return SQL of the start of the history that some portfolios shared at an instant, by number, as text."""
+        return (
+            f"SELECT p.portfolio_number, CAST(a.history_from AS VARCHAR) FROM ({self._active(self.at(at))}) a "
+            f"JOIN {self.schema}.portfolio p ON p.portfolio_id = a.portfolio_id "
+            f"WHERE p.portfolio_number IN ({literals(numbers)})"
+        )
 
     def consents(self, only: str = "") -> str:
         """Return the SQL of every consent for the recipient, with its portfolio; ``only`` limits portfolios.

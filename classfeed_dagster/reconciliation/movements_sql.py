@@ -76,8 +76,8 @@ def _shared(scope: RecordScope, row: str, date: str, ledger: str = "") -> str:
 
 
 def _reference(scope: RecordScope, row: str, ledger: str) -> str:
-    # The TransactionId of the reversed row; null if that row is dated before the shared history.
-    return _unless_before(_dated(scope, row, ledger), f"'{ledger[0].upper()}' || {row}.reverses_{ledger}_id")
+    # The TransactionId of the reversed row; null if that row was not sent.
+    return _if_sent(scope, _dated(scope, row, ledger), f"'{ledger[0].upper()}' || {row}.reverses_{ledger}_id")
 
 
 def _reverses_movement(scope: RecordScope) -> str:
@@ -104,12 +104,15 @@ def _dated(scope: RecordScope, row: str, ledger: str) -> str:
     )
 
 
-def _unless_before(dated: str, reference: str) -> str:
-    return f"CASE WHEN {dated} < s.history_from THEN NULL ELSE {reference} END"
+def _if_sent(scope: RecordScope, dated: str, reference: str) -> str:
+    # Null if the named row is dated before the shared history, or preceded it when its window was sent.
+    unsent = ", ".join(f"'{number} {name}'" for number, name in scope.unsent)
+    listed = f" OR s.portfolio_number || ' ' || {reference} IN ({unsent})" if unsent else ""
+    return f"CASE WHEN {dated} < s.history_from{listed} THEN NULL ELSE {reference} END"
 
 
 def _relates_to(scope: RecordScope) -> str:
-    # The trade or income that caused a cash row; null before the shared history, or if income is left out.
+    # The trade or income that caused a cash row; null if that row was not sent, or if income is left out.
     schema = scope.schema
     dated = (
         "c.related_on"
@@ -118,7 +121,33 @@ def _relates_to(scope: RecordScope) -> str:
         f"(SELECT o.payment_date FROM {schema}.income o WHERE o.income_id = c.income_id))"
     )
     income = f"CASE WHEN {scope.is_on('include-income')} THEN 'I' || c.income_id END"
-    return _unless_before(dated, f"coalesce('T' || c.trade_id, {income})")
+    return _if_sent(scope, dated, f"coalesce('T' || c.trade_id, {income})")
+
+
+def named_rows(scope: RecordScope, ledgers: str) -> str:
+    """Return SQL of the rows of earlier windows that records of DELTA extracts name: number, id, date, recorded_at.
+
+    Only of portfolios with consents to different histories: otherwise the shared history is as it was. Of bigsite.
+    """
+    tables = {table[0].upper(): table for table in _DATES}
+    named = [(letter, letter, f"reverses_{tables[letter]}_id") for letter in tables if letter in ledgers]
+    if "C" in ledgers:
+        named += [("C", "T", "trade_id"), ("C", "I", "income_id")]
+    return " UNION ".join(_named(scope, tables[one], tables[other], column) for one, other, column in named)
+
+
+def _named(scope: RecordScope, table: str, other: str, column: str) -> str:
+    schema = scope.schema
+    cash = f"JOIN {schema}.cash_account a ON a.portfolio_id = s.portfolio_id" if table[0] == "c" else ""
+    owner = "r.cash_account_id = a.cash_account_id" if cash else "r.portfolio_id = s.portfolio_id"
+    dated = f"o.{_DATES[other]}"
+    return f"""SELECT s.portfolio_number, '{other[0].upper()}' || o.{other}_id, CAST({dated} AS VARCHAR), o.recorded_at
+      FROM sending s {cash} JOIN {schema}.{table} r ON {owner} JOIN {schema}.{other} o ON o.{other}_id = r.{column}
+      {_shared(scope, "r", _DATES[table], table)} AND s.extract = 'DELTA'
+      AND {dated} BETWEEN coalesce(s.history_from, DATE '1900-01-01') AND DATE '9999-12-31'
+      AND o.recorded_at >= TIMESTAMP WITH TIME ZONE '1900-01-01 00:00+00' AND o.recorded_at < {scope.at(scope.window_start)}
+      AND s.portfolio_id IN (SELECT portfolio_id FROM {schema}.data_sharing_consent WHERE recipient = '{scope.recipient}'
+        GROUP BY portfolio_id HAVING count(DISTINCT coalesce(history_from, DATE '0001-01-01')) > 1)"""
 
 
 def _security(scope: RecordScope, row: str, date: str) -> str:

@@ -45,7 +45,8 @@ class RecordScope:
     the audience's key in the landing. ``late``: TransactionIds of rows recorded before the window that no earlier
     delivery sent. ``left_out``: switches that were off, each with its portfolios (None: all). ``carried`` selects
     portfolios as the feed's switch does. ``in_full``: portfolios sent in full on request; ``early``: those whose
-    consent counts from an earlier cut-off. ValueError if a name is not valid.
+    consent counts from an earlier cut-off. ``unsent``: rows that no document contains, as portfolio number and
+    TransactionId: no record names them. ValueError if a name is not valid.
     """
 
     recipient: str
@@ -58,10 +59,11 @@ class RecordScope:
     carried: str = "*"
     in_full: tuple[str, ...] = ()
     early: tuple[EarlyPortfolio, ...] = ()
+    unsent: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if not all(_LEDGER_ID.match(name) for name in self.late):
-            raise ValueError("Invalid late row: expected a TransactionId, a letter of T, S, I or C and digits")
+        if not all(_LEDGER_ID.match(name) for name in (*self.late, *(name for _, name in self.unsent))):
+            raise ValueError("Invalid row: expected a TransactionId, a letter of T, S, I or C and digits")
         if not _RECIPIENT.match(self.recipient) or not _AUDIENCE.match(self.audience):
             raise ValueError(
                 "Invalid recipient or audience: a recipient has at most 20 capitals, digits and _, "
@@ -69,7 +71,7 @@ class RecordScope:
             )
 
         listed = [number for _, numbers in self.left_out for number in numbers or ()]
-        refreshed = (*self.in_full, *(one.number for one in self.early))
+        refreshed = (*self.in_full, *(one.number for one in self.early), *(number for number, _ in self.unsent))
         if not all(_NUMBER.match(number) for number in (*listed, *self.selected, *refreshed)):
             raise ValueError("Invalid portfolio number: expected letters, digits and . _ : -")
 

@@ -30,6 +30,7 @@ from classfeed_dagster.reconciliation.result import NEVER_DELIVERED, Reconciliat
 from classfeed_dagster.reconciliation.source_queries import Bigsite, open_source
 from classfeed_dagster.reconciliation.switches import carried, left_out
 from classfeed_dagster.reconciliation.three_way import Sides, Workbench
+from classfeed_dagster.reconciliation.unsent_references import unsent_references
 from classfeed_dagster.retention import Retention
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.records import Break, BreakCause, BreakExplanation, BreakKind, BreakSeverity, Side
@@ -70,6 +71,7 @@ def reconcile_source(
             early=early(store, delivered, previous),
         )
         bigsite = stack.enter_context(open_source(engine))
+        expected = replace(expected, unsent=unsent_references(store, delivered, expected, bigsite))
         held_back = _held_back(store, delivered, expected, bigsite)
         bench = Workbench(folder, stack, delivered, held_back)
         landing = bench.read_landing(store, replace(expected, landed=True), retention)

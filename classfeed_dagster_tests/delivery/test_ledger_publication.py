@@ -100,7 +100,7 @@ class LedgerDay(Day):
                 **frames,
                 CONSENTED_PORTFOLIOS.name: pl.DataFrame(consented, schema=CONSENTED_PORTFOLIOS.schema, orient="row"),
                 LEDGER_RECORDS.name: records,
-                "movement_transactions": records.select("portfolio_number", "transaction_id"),
+                "movement_transactions": records.select("portfolio_number", "transaction_id", "reverses", "relates_to"),
                 LEDGER_BALANCES.name: LEDGER_BALANCES.conform(pl.DataFrame(balances, schema=LEDGER_BALANCES.schema)),
             }
 
