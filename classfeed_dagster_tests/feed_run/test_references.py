@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from classfeed_dagster.delivery.ledger_rebuild import rebuild_ledger
-from classfeed_dagster.delivery.refreshes import Refresh, record_refresh
 from classfeed_dagster.delivery.sent import sent_date
 from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feed_run.post_delivery import PostDelivery
@@ -116,16 +115,7 @@ def test_row_in_an_opening_is_named_once_a_refresh_sent_it(morning: Morning) -> 
     history_widened(morning)
     fund = morning.funds[0]
     deliver(morning, MONDAY)
-    record = Refresh(
-        feed=FEED.name,
-        business_date=MONDAY,
-        portfolio_number=fund.number,
-        early=False,
-        consented_at=dt.datetime(2020, 4, 7, tzinfo=dt.UTC),
-        request="reruns/class_super/00000001.json",
-        correlation_id="c" * 32,
-    )
-    assert record_refresh(morning.runtime.store, record)
+    morning.refresh(fund, MONDAY)
     assert morning.run(MONDAY).kind == "DELIVERED"
     bought = rows_of(morning, "trade")[0]
     undone = fund.reverse(bought, "2020-04-07T02:00:00Z")

@@ -9,7 +9,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from classfeed_dagster.delivery.refreshes import Refresh, record_refresh
 from classfeed_dagster.delivery.sent import positions_at
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.feeds.class_super import FEED
@@ -50,16 +49,7 @@ def refreshed(morning: Morning) -> Morning:
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
     for fund in (first, third):
-        refresh = Refresh(
-            feed=FEED.name,
-            business_date=MONDAY,
-            portfolio_number=fund.number,
-            early=False,
-            consented_at=dt.datetime(2020, 4, 7, tzinfo=dt.UTC),
-            request="reruns/class_super/00000001.json",
-            correlation_id="c" * 32,
-        )
-        assert record_refresh(morning.runtime.store, refresh)
+        morning.refresh(fund, MONDAY)
     assert morning.run(MONDAY).kind == "DELIVERED"
     first.withdraw("7.00", TUESDAY)
     morning.end_of_day(TUESDAY)
