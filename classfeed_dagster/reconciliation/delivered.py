@@ -188,6 +188,8 @@ def _revision(store: ObjectStore, key: str) -> Revision | None:
             manifest_totals(manifest),
             tuple(_ledger_file(entry) for entry in dict(manifest.get("ledger") or {}).get("files", ())),
         )
+    except UnreadableDeliveryError:
+        raise  # it names the list of portfolios
     except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise UnreadableDeliveryError(
             f"{store.location(key)} is not a manifest ({type(error).__name__}): restore the object's earlier version"

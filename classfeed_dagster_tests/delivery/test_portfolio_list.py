@@ -16,7 +16,7 @@ from classfeed_dagster.delivery.portfolio_list import PortfolioRecord, publish_p
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.verify import verify_feed, verify_paths
 from classfeed_dagster.errors import DamagedRecordError
-from classfeed_dagster.reconciliation.delivered import read_revisions
+from classfeed_dagster.reconciliation.delivered import UnreadableDeliveryError, read_revisions
 from classfeed_dagster.store import LocalStore, ObjectStore
 from classfeed_dagster.stored_records import canonical, file_facts, manifest_key
 from classfeed_dagster_tests.fixtures.delivery_pipeline import CHANGED, DAY1, FEED, FORMAT, deliver, simple
@@ -103,6 +103,28 @@ def test_list_that_is_missing_changed_or_no_list_is_refused(local_store: LocalSt
     local_store.delete(file.key)
     with pytest.raises(DamagedRecordError, match="that a manifest names is missing"):
         tuple(stored_portfolios(local_store, file))
+
+
+def test_list_of_an_attempt_that_stopped_closes_its_revision(local_store: LocalStore) -> None:
+    assert publish_portfolios(local_store, FEED, DAY1, 0, portfolios(3)) is not None
+    outcome = deliver(local_store, simple(DAY1))
+    assert outcome.manifest is not None
+    assert outcome.manifest.revision == 1
+    assert verify_feed(local_store, FEED, FORMAT).sound
+
+
+def test_judge_refuses_a_list_that_is_missing_or_changed(local_store: LocalStore, tmp_path: Path) -> None:
+    deliver(local_store, simple(DAY1))
+    file = manifest_of(local_store).portfolio_list
+    assert file is not None
+    with local_store.local_file(file.key) as path:
+        pq.write_table(pq.read_table(path).slice(1), tmp_path / "shorter")
+    local_store.put(file.key, (tmp_path / "shorter").read_bytes())
+    with pytest.raises(UnreadableDeliveryError, match="not the list of portfolios that the manifest names"):
+        read_revisions(local_store, FEED, DAY1)
+    local_store.delete(file.key)
+    with pytest.raises(UnreadableDeliveryError, match="restore the object's earlier version"):
+        read_revisions(local_store, FEED, DAY1)
 
 
 def test_manifest_names_none_of_its_portfolios(local_store: LocalStore) -> None:
