@@ -102,8 +102,10 @@ RULES: tuple[DataRule, ...] = (
         "consented_portfolios",
         breaches.history_begins_later,
         "Shared history has begun",
-        "Until the start date on the consent, the recipient's sums are below the holdings.",
-        "ask client services whether that start date is intended.",
+        "Until the start date on the consent, the recipient's sums are below the holdings, also if the customer shares "
+        "an earlier history before that date.",
+        "ask client services whether that start date is intended. `classfeed refresh` sends an earlier history that "
+        "was shared since.",
     ),
     _quarantine(
         "account_details",
@@ -382,8 +384,8 @@ DELIVERED_BALANCE = LedgerRule(
     "delivered_balance",
     "Everything sent adds up to what is stated",
     "Per security and cash account, records sent and dated by the business date equal the units or balance stated, "
-    "less what bigsite recorded after the cut-off. The comparison starts on the day before the shared history. The "
-    "finding has the difference and sent records of that size.",
+    "less what bigsite recorded after the cut-off. The comparison starts on the day before the shared history. "
+    "Openings sent with a later date count at once. The finding has the difference and sent records of that size.",
     "look in bigsite for a row that changed, vanished or appeared behind a closed window. Have it corrected by a new "
     "row, or the end of day rewritten. A row of the last `CLASSFEED_LATE_ROW_DAYS` is sent automatically. For a row "
     "dated before the shared history, run the date of its `recorded_at` with `--fresh-snapshot`.",

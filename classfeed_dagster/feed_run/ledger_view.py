@@ -25,6 +25,8 @@ from classfeed_dagster.domains.ledger_rows import (
     LEDGER_FRAMES,
     LEDGER_HOLDINGS,
     LEDGER_RECORDS,
+    OPENING_CASH,
+    OPENING_UNITS,
     REFERENCES,
     UNITS_SUM,
 )
@@ -33,7 +35,7 @@ from classfeed_dagster.feed_run.feed_date import FeedDate
 from classfeed_dagster.feed_run.references import uncertain_references, unsent_references
 from classfeed_dagster.ledger.files import CASH_POSITION, RECORDS, UNITS_POSITION, stated_rows
 from classfeed_dagster.ledger.identities import ACCOUNT, contradictions, identities_of
-from classfeed_dagster.ledger.positions import roll_forward, unbalanced
+from classfeed_dagster.ledger.positions import record_sums, roll_forward, unbalanced
 from classfeed_dagster.stored_records import canonical, sha256
 from classfeed_dagster.trading_days import cutoff
 
@@ -314,9 +316,9 @@ class _Examination:
         ids = pl.col("portfolio_id").is_in(included["portfolio_id"].implode())
         before = previous(included["portfolio_id"])
         positions = roll_forward(before, records.filter(ids), stated.filter(ids), full, self._day)
-        for row in unbalanced(positions.filter(compared, pl.col("kind").is_in(self._judged_kinds))).iter_rows(
-            named=True
-        ):
+        judged = positions.filter(compared, pl.col("kind").is_in(self._judged_kinds))
+        later = judged.filter(pl.col("counts_on").is_not_null(), ~pl.col("portfolio_id").is_in(full.implode()))
+        for row in self._without_later_openings(unbalanced(judged), later).iter_rows(named=True):
             cash = row["kind"] == CASH_POSITION
             subject = str(row["key_id"]) if cash else str(row["known_as"])
             stated_as = "none is stated" if row["stated"] is None else f"{_plain(row['stated'])} stated"
@@ -324,6 +326,33 @@ class _Examination:
             if candidates := self._candidates(row):
                 detail += f"; sent records of that size: {', '.join(candidates)}"
             self._add(row["portfolio_number"], DELIVERED_BALANCE.name, subject, detail)
+
+    def _without_later_openings(self, differences: pl.DataFrame, later: pl.DataFrame) -> pl.DataFrame:
+        # Openings sent under a history that was to begin later still count on the day before it, though the customer
+        # shares an earlier one since. They are read only for positions that differ and have records of a later date.
+        key = ["portfolio_id", "kind", "key_id"]
+        portfolios = differences.join(later, on=key, how="semi")["portfolio_id"].unique()
+        openings = self._openings_dated_later(portfolios).group_by(key).agg(pl.col("sent").sum().alias("_opened"))
+        opened = pl.col("_opened").fill_null(0)
+        return (
+            differences.join(openings, on=key, how="left")
+            .with_columns(pl.col("sent") + opened, pl.col("difference") - opened)
+            .filter(pl.col("difference") != 0)
+        )
+
+    def _openings_dated_later(self, portfolios: pl.Series) -> pl.DataFrame:
+        # Sums of the openings dated after the business date that were sent since each portfolio's last FULL extract.
+        opening = pl.col("ledger").is_in([OPENING_UNITS, OPENING_CASH]) & (pl.col("transaction_date") > self._day)
+        records = [RECORDS.empty()]
+        for day in reversed(self._audience.dates_between(self._audience.first_business_date, self._day)[:-1]):
+            if portfolios.is_empty():
+                break
+            sent = sent_date(self._work.store, self._feed, day)
+            among = pl.col("portfolio_id").is_in(portfolios.implode())
+            records.append(sent.frame("records", where=among & opening))
+            full = sent.frame("portfolios", ["portfolio_id"], among & (pl.col("extract") == "FULL"))
+            portfolios = portfolios.filter(~portfolios.is_in(full["portfolio_id"].implode()))
+        return record_sums(pl.concat(records), self._day)
 
     @cached_property
     def _recent(self) -> pl.DataFrame:

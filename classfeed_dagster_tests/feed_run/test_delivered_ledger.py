@@ -34,6 +34,9 @@ from classfeed_dagster_tests.fixtures.prepared_mornings import (
     friday_delivered,
 )
 
+WEDNESDAY = dt.date(2020, 4, 8)
+THURSDAY = dt.date(2020, 4, 9)
+
 
 def test_delivery_names_its_ledger_and_positions_are_the_sums(morning: Morning) -> None:
     outcome = morning.run(FRIDAY)
@@ -217,6 +220,45 @@ def test_history_that_begins_later_holds_no_date_back(morning: Morning) -> None:
     morning.run(TUESDAY)
     assert (morning.reasons(TUESDAY), morning.position(fund, TUESDAY) - before) == ({}, Decimal("7.00"))
     assert morning.ids(TUESDAY) == [f"C{own.id}"]
+
+
+def test_history_widened_before_it_began_holds_no_date_back(morning: Morning) -> None:
+    """The openings of the first history still count on the day before it, so that the sums are below until then."""
+    fund = morning.funds[0]
+    fund.consents[0]["history_from"] = THURSDAY
+    morning.end_of_day(FRIDAY)
+    morning.run(FRIDAY)
+    fund.deposit("5.50", MONDAY)
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    assert not morning.reasons(MONDAY)
+    fund.consent(granted_at="2020-04-07T01:00:00Z")
+    own = fund.deposit("7.00", TUESDAY)
+    wednesdays = fund.deposit("2.00", WEDNESDAY)
+    for day, row in ((TUESDAY, own), (WEDNESDAY, wednesdays)):
+        morning.end_of_day(day)
+        morning.run(day)
+        assert (morning.reasons(day), morning.ids(day)) == ({}, [f"C{row.id}"])
+        assert explanations(morning, day) == {}
+    assert morning.position(fund, TUESDAY) == Decimal("7.00")
+    of_fund = (pl.col("portfolio_id") == fund.id) & pl.col("counts_on").is_null()
+    last = morning.sent(WEDNESDAY).frame("positions", ["sent", "stated"], of_fund)
+    assert (last["sent"] == last["stated"]).all()
+
+
+def test_later_opening_explains_no_other_difference(morning: Morning) -> None:
+    fund = morning.funds[0]
+    fund.consents[0]["history_from"] = THURSDAY
+    morning.end_of_day(FRIDAY)
+    morning.run(FRIDAY)
+    fund.consent(granted_at="2020-04-06T01:00:00Z")
+    morning.runtime.settings = morning.runtime.settings.model_copy(update={"late_row_days": 4})
+    fund.deposit("5.50", MONDAY, recorded_at="2020-03-02T00:00:00Z")  # before the look-back
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    assert morning.reasons(MONDAY) == {fund.number: "breaks delivered_balance (once)"}
+    findings = attempt(morning.runtime, FEED, MONDAY, (FEED,)).ledger_view().frame()
+    assert findings["detail"].item().endswith("5.5 differ")
 
 
 def test_late_row_before_the_shared_history_travels_in_an_opening(morning: Morning) -> None:
