@@ -125,7 +125,7 @@ class _Examination:
         dropped: list[tuple[str, str]] = []
         late: list[tuple[str, str]] = []
         uncertain: list[pl.DataFrame] = []
-        previous = self._audience.previous(self._day)
+        previous, since = self._audience.previous(self._day), self._snapshot.late_from
         with open_positions_at(self._work.store, self._feed, self._audience, previous) as positions:
             for frames in self._slices():
                 consented = frames[CONSENTED]
@@ -143,7 +143,7 @@ class _Examination:
                 late += closed.join(repeated.select(_ROW), on=_ROW, how="anti").select(_ROW).rows()
                 carried = records.join(repeated.select(_ROW), on=_ROW, how="anti")
                 window = self._audience.window(self._day)
-                uncertain.append(uncertain_references(carried, consented, frames[CONSENT_TABLE], window))
+                uncertain.append(uncertain_references(carried, consented, frames[CONSENT_TABLE], window, since))
                 if positions is not None:
                     earlier = pl.col("sent_on") < self._day
                     before = repeated.filter(earlier) if "sent_on" in repeated.columns else repeated

@@ -28,11 +28,13 @@ _NAMED = {
 
 
 def uncertain_references(
-    records: pl.DataFrame, consented: pl.DataFrame, consents: pl.DataFrame, window: Window
+    records: pl.DataFrame, consented: pl.DataFrame, consents: pl.DataFrame, window: Window, since: dt.datetime | None
 ) -> pl.DataFrame:
     """Return the references of DELTA portfolios to rows that an earlier date may have sent in an opening only.
 
-    They are few: a row recorded since the grant of a consent in force that shares its date was sent as itself.
+    ``since``: begin of the look-back, whose dates decide every reference to their rows. Of older rows the references
+    are few: a row recorded since the grant of a consent in force that shares its date was sent as itself. That bigsite
+    rewrote such a consent since is not known.
     """
     parts = [
         records.filter(pl.col(name).is_not_null(), pl.col(at) < window.start).select(
@@ -54,7 +56,8 @@ def uncertain_references(
     in_force = delta.select("portfolio_id", pl.col("consent_ids").alias("consent_id")).explode("consent_id")
     grants = in_force.join(consents.select("consent_id", "history_from", "granted_at"), on="consent_id")
     shares = pl.col("history_from").is_null() | (pl.col("history_from") <= pl.col("dated"))
-    certain = earlier.join(grants, on="portfolio_id").filter(shares, pl.col("granted_at") <= pl.col("recorded_at"))
+    granted = (pl.col("granted_at") <= pl.col("recorded_at")) & (pl.col("recorded_at") < (since or window.start))
+    certain = earlier.join(grants, on="portfolio_id").filter(shares, granted)
     return earlier.join(certain, on=("portfolio_id", "named"), how="anti")
 
 

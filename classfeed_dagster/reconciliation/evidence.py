@@ -169,7 +169,7 @@ class BreakEvidence:
         return self._late(number, row)
 
     def _late(self, number: str, row: LedgerRow) -> LateRow | None:
-        decision = self.source_decisions.get(number)
+        decision = self.landed_decisions.get(number) or self.source_decisions.get(number)
         before = decision is not None and decision.history_from is not None and row.dated < decision.history_from
         travel = self.later.travel(number, row, before_history=before, saw=self.saw)
         if travel is None:

@@ -70,15 +70,36 @@ class Landing:
 
         A snapshot with refreshes of ``feed`` sums openings under a key of its own, which ``audience`` then is.
         """
-        self.audience, self._refreshed = expected.audience, f"{expected.audience}-{feed}-"
-        self.faults, self.readable, self.expired = {}, True, None
-        self._descriptor_key, self._snapshot_at = descriptor_key, snapshot_at
-        tables = self._descriptor(descriptor_key, descriptor_sha256, expected)
-        self._db.execute("DROP SCHEMA IF EXISTS landed CASCADE; CREATE SCHEMA landed")
+        tables = self._begin(descriptor_key, descriptor_sha256, snapshot_at, expected, feed)
         for name, files in tables.items():
             self._open_table(name, files)
         if self.readable:
             self._views(expected)
+
+    def open_consents(
+        self, descriptor_key: str, descriptor_sha256: str, snapshot_at: dt.datetime, expected: ExpectedRecords
+    ) -> bool:
+        """Create the views of a snapshot's consents and their portfolios' numbers; return False if one has a fault."""
+        tables = self._begin(descriptor_key, descriptor_sha256, snapshot_at, expected)
+        self._open_table("data_sharing_consent", tables.get("data_sharing_consent", ()))
+        if self.readable:
+            self._view("data_sharing_consent", "SELECT * FROM raw_data_sharing_consent")
+            self._view("portfolio", "SELECT DISTINCT portfolio_id, portfolio_number FROM raw_data_sharing_consent")
+        return self.readable and not self.faults
+
+    def _begin(
+        self,
+        descriptor_key: str,
+        descriptor_sha256: str,
+        snapshot_at: dt.datetime,
+        expected: ExpectedRecords,
+        feed: str = "",
+    ) -> Mapping[str, Sequence[tuple[str, str]]]:
+        self.audience, self._refreshed = expected.audience, f"{expected.audience}-{feed}-"
+        self.faults, self.readable, self.expired = {}, True, None
+        self._descriptor_key, self._snapshot_at = descriptor_key, snapshot_at
+        self._db.execute("DROP SCHEMA IF EXISTS landed CASCADE; CREATE SCHEMA landed")
+        return self._descriptor(descriptor_key, descriptor_sha256, expected)
 
     def _descriptor(self, key: str, sha256: str, expected: ExpectedRecords) -> Mapping[str, Sequence[tuple[str, str]]]:
         # Key and SHA-256 of every file, by table.

@@ -127,7 +127,8 @@ def _relates_to(scope: RecordScope) -> str:
 def named_rows(scope: RecordScope, ledgers: str) -> str:
     """Return SQL of the rows of earlier windows that records of DELTA extracts name: number, id, date, recorded_at.
 
-    Only of portfolios with consents to different histories: otherwise the shared history is as it was. Of bigsite.
+    Only of portfolios with consents to different histories, or with one that changed after the row was recorded:
+    otherwise the shared history is as it was. Of bigsite.
     """
     tables = {table[0].upper(): table for table in _DATES}
     named = [(letter, letter, f"reverses_{tables[letter]}_id") for letter in tables if letter in ledgers]
@@ -146,8 +147,10 @@ def _named(scope: RecordScope, table: str, other: str, column: str) -> str:
       {_shared(scope, "r", _DATES[table], table)} AND s.extract = 'DELTA'
       AND {dated} BETWEEN coalesce(s.history_from, DATE '1900-01-01') AND DATE '9999-12-31'
       AND o.recorded_at >= TIMESTAMP WITH TIME ZONE '1900-01-01 00:00+00' AND o.recorded_at < {scope.at(scope.window_start)}
-      AND s.portfolio_id IN (SELECT portfolio_id FROM {schema}.data_sharing_consent WHERE recipient = '{scope.recipient}'
-        GROUP BY portfolio_id HAVING count(DISTINCT coalesce(history_from, DATE '0001-01-01')) > 1)"""
+      AND (s.portfolio_id IN (SELECT portfolio_id FROM {schema}.data_sharing_consent WHERE recipient = '{scope.recipient}'
+        GROUP BY portfolio_id HAVING count(DISTINCT coalesce(history_from, DATE '0001-01-01')) > 1)
+        OR EXISTS (SELECT 1 FROM {schema}.data_sharing_consent u WHERE u.recipient = '{scope.recipient}'
+          AND u.portfolio_id = s.portfolio_id AND u.updated_at > u.granted_at AND u.updated_at > o.recorded_at))"""
 
 
 def _security(scope: RecordScope, row: str, date: str) -> str:

@@ -187,3 +187,36 @@ def test_lines_of_the_older_feeds_name_no_row_in_an_opening(morning: Morning, fe
     assert movements.height
     assert PostDelivery(morning.runtime, feed, AUDIENCE, MONDAY, "a1", morning_after(MONDAY)).source().breaks == ()
     assert all(item.proven for item in rebuild_ledger(work.store, feed.name, feed.format, AUDIENCE))
+
+
+@pytest.mark.parametrize("after", [None, dt.date(2020, 4, 1)])
+def test_history_rewritten_in_place_is_judged_as_landed(morning: Morning, after: dt.date | None) -> None:
+    """Friday was sent under the earlier value, whatever the one consent states since."""
+    fund = morning.funds[0]
+    fund.consents[0]["history_from"] = OLD_HISTORY
+    deposited = fund.deposit("30.00", "2020-04-01")
+    deliver(morning, FRIDAY)
+    fund.consents[0]["history_from"] = after
+    fund.consents[0]["updated_at"] = dt.datetime(2020, 4, 6, 1, tzinfo=dt.UTC)
+    undone = fund.reverse(deposited, "2020-04-06T02:00:00Z")
+    morning.end_of_day(MONDAY)
+    assert morning.run(MONDAY).kind == "DELIVERED"
+    assert not morning.reasons(MONDAY)
+    assert references(morning, MONDAY)[f"C{undone.id}"] == (None, None)
+    assert breaks(morning, MONDAY) == []
+    explained = breaks(morning, FRIDAY)  # its own records, by what bigsite states now
+    assert explained
+    assert all("consent 1 was updated at 2020-04-06 01:00:00Z, and the landing has" in text for text in explained)
+
+
+def test_reference_behind_the_look_back_is_reported_after_a_rewrite(morning: Morning) -> None:
+    morning.runtime.settings = morning.runtime.settings.model_copy(update={"late_row_days": 0})
+    fund = morning.funds[0]
+    fund.consents[0]["history_from"] = OLD_HISTORY
+    deposited = fund.deposit("30.00", "2020-04-01")
+    deliver(morning, FRIDAY)
+    fund.consents[0].values.update(history_from=None, updated_at=dt.datetime(2020, 4, 6, 1, tzinfo=dt.UTC))
+    undone = fund.reverse(deposited, "2020-04-06T02:00:00Z")
+    morning.end_of_day(MONDAY)
+    assert morning.run(MONDAY).kind == "DELIVERED"
+    assert [text.partition(": ")[0] for text in breaks(morning, MONDAY)] == [f"C{undone.id} reverses"]
