@@ -55,9 +55,11 @@ COLUMNS = """
     COMPUTED_AT       TIMESTAMP_TZ  NOT NULL    -- instant of their computation
 """
 HELD_BACK = "of portfolios that the delivery holds back"
+INCOMPLETE = "without COMPUTED_AT or VALUE in their table"
 OPENING = "rows from before the shared history are summed in the file, and listed in the metric"
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*){0,2}\Z")
 _CHUNK = 1_000
+_MOST_INCOMPLETE = 1_000  # metrics; above it, the whole date is not compared
 _NO_SUCH_OBJECT = frozenset({2003})  # Snowflake's number for "does not exist or not authorized"
 _NO_SUCH_COLUMN = frozenset({904, 2043})  # Snowflake's, and the local server's
 _COLUMN_NAMES = tuple(re.findall(r"^ *(\w+)", COLUMNS, re.MULTILINE))
@@ -66,6 +68,7 @@ _RULE = Rule(
 )
 _WHOLE = "portfolio"
 _Row = dict[str, str | None]
+_Key = tuple[str, str, str]  # portfolio number, metric, currency
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class _Theirs:
     first_computed: dt.datetime
     last_computed: dt.datetime
     computed_again: int  # metrics with several computations
+    incomplete: Mapping[_Key, str]  # metrics with a row that lacks a value, and the column: the latest is not known
 
 
 def reconcile_data_team(
@@ -107,10 +111,14 @@ def reconcile_data_team(
         rows = _their_digests(connection, selection)
         if not rows:
             reason, never = _latest_date(connection, table, recipient)
-        elif not all(isinstance(row[3], dt.datetime) and row[5] == 0 for row in rows):
-            reason = f"the COMPUTED_AT of their table {table} is not always an instant: ask the data team"
         else:
-            theirs = _theirs(rows)
+            without_value = _incomplete(connection, selection)
+            dated = [row for row in rows if row[5]]
+            are_instants = dated and all(isinstance(row[3], dt.datetime) for row in dated)
+            if are_instants and len(without_value) <= _MOST_INCOMPLETE:
+                theirs = _theirs(rows, without_value)
+            else:
+                reason = f"the COMPUTED_AT of their table {table} is not always an instant: ask the data team"
     if theirs is None:
         severity = BreakSeverity.EVENT if never else BreakSeverity.WARNING
         missing = _date_break(delivered, BreakKind.MISSING_DATE, severity, reason)
@@ -128,14 +136,18 @@ def reconcile_data_team(
         for number in (ours.digests.keys() | theirs.digests.keys())
         if ours.digests.get(number, "") != theirs.digests.get(number, "") or (number not in expected)
     )
+    incomplete = {key for key in theirs.incomplete if key[0] in expected & theirs.digests.keys()}
+    differing = sorted({*differing, *(number for number, _, _ in incomplete)})
     listed = _rows(connection, selection, differing)
     held_back = {number: str(entry.get("reason")) for number, entry in delivered.held_back.items()}
     for row in listed:
         row["excluded"] = HELD_BACK if row["portfolio_number"] in held_back else None
-    comparison = _compare(ours, listed, set(differing), expected & theirs.digests.keys(), at.date())
+    on_both = expected & theirs.digests.keys()
+    comparison = _compare(ours, listed, set(differing), on_both, incomplete, at.date())
     breaks = [
         *_portfolio_breaks(delivered, ours, theirs, expected),
         *_value_breaks(delivered, ours, theirs, comparison, expected),
+        *_incomplete_breaks(delivered, {key: theirs.incomplete[key] for key in sorted(incomplete)}),
         *_date_events(delivered, theirs, due),
     ]
     agreeing = set(ours.digests) - set(differing)
@@ -147,7 +159,7 @@ def reconcile_data_team(
     tally = Tally("metrics against the data team", counts, groups, len(differing), comparison.excluded)
     return Reconciliation(
         feed, day, Side.DATA_TEAM, attempt, at, tuple(breaks), (tally,), held_back, truncated=comparison.truncated,
-        amounts=_amounts(ours, listed, set(differing), set(held_back), expected & theirs.digests.keys()),
+        amounts=_amounts(ours, listed, set(differing), set(held_back), on_both, incomplete),
     )  # fmt: skip
 
 
@@ -188,32 +200,48 @@ class _Selection:
 def _latest(selection: _Selection) -> str:
     listed = ", ".join(literal(name) for name in selection.metrics)
     return f"""WITH LATEST AS (SELECT PORTFOLIO_NUMBER, METRIC, COALESCE(CURRENCY, '') AS CUR, VALUE, COMPUTED_AT,
-        ROW_NUMBER() OVER (PARTITION BY PORTFOLIO_NUMBER, METRIC, COALESCE(CURRENCY, '') ORDER BY COMPUTED_AT DESC, VALUE) AS NTH
+        ROW_NUMBER() OVER (PARTITION BY PORTFOLIO_NUMBER, METRIC, COALESCE(CURRENCY, '') ORDER BY COMPUTED_AT DESC NULLS LAST, VALUE) AS NTH
         FROM {selection.table} WHERE BUSINESS_DATE = {literal(selection.day)}
         AND RECIPIENT = {literal(selection.recipient)} AND METRIC IN ({listed}))"""
 
 
 def _their_digests(connection: Connection, selection: _Selection) -> Sequence[tuple[Any, ...]]:
     # Per portfolio the digest of its latest metrics other than zero, its first and last computation, the metrics
-    # computed again, and the rows without an instant. No rows if the date is missing.
+    # computed again, and the rows with an instant. No rows if the date is missing.
     return query(
         connection,
         f"""{_latest(selection)} SELECT PORTFOLIO_NUMBER,
         MD5(COALESCE(LISTAGG(CASE WHEN VALUE <> 0 AND NTH = 1 THEN METRIC || '|' || CUR || '|' || TO_VARCHAR(VALUE) END, ';')
             WITHIN GROUP (ORDER BY METRIC, CUR), '')) AS DIGEST,
-        MIN(COMPUTED_AT), MAX(COMPUTED_AT), SUM(CASE WHEN NTH = 2 THEN 1 ELSE 0 END), SUM(CASE WHEN COMPUTED_AT IS NULL THEN 1 ELSE 0 END)
+        MIN(COMPUTED_AT), MAX(COMPUTED_AT), SUM(CASE WHEN NTH = 2 AND COMPUTED_AT IS NOT NULL THEN 1 ELSE 0 END), COUNT(COMPUTED_AT)
         FROM LATEST GROUP BY PORTFOLIO_NUMBER""",
     )
 
 
-def _theirs(rows: Sequence[tuple[Any, ...]]) -> _Theirs:
+def _incomplete(connection: Connection, selection: _Selection) -> dict[_Key, str]:
+    # Metrics with a row that lacks its instant or value, each with the column; one more than are named at most.
+    rows = query(
+        connection,
+        f"{_latest(selection)} SELECT PORTFOLIO_NUMBER, METRIC, CUR, MAX(CASE WHEN COMPUTED_AT IS NULL THEN 1 ELSE 0 END) "
+        "FROM LATEST WHERE COMPUTED_AT IS NULL OR VALUE IS NULL GROUP BY PORTFOLIO_NUMBER, METRIC, CUR "
+        f"ORDER BY PORTFOLIO_NUMBER, METRIC, CUR LIMIT {_MOST_INCOMPLETE + 1}",
+    )
+    return {
+        (str(number), str(metric), str(currency)): "COMPUTED_AT" if without_instant else "VALUE"
+        for number, metric, currency, without_instant in rows
+    }
+
+
+def _theirs(rows: Sequence[tuple[Any, ...]], incomplete: Mapping[_Key, str]) -> _Theirs:
     empty = "d41d8cd98f00b204e9800998ecf8427e"  # MD5 of the empty text: only zeros
+    dated = [row for row in rows if row[5]]
     return _Theirs(
         {str(row[0]): "" if row[1] == empty else str(row[1]) for row in rows},
-        {str(row[0]): _utc(row[3]) for row in rows},
-        min(_utc(row[2]) for row in rows),
-        max(_utc(row[3]) for row in rows),
+        {str(row[0]): _utc(row[3]) for row in dated},
+        min(_utc(row[2]) for row in dated),
+        max(_utc(row[3]) for row in dated),
         sum(int(row[4]) for row in rows),
+        incomplete,
     )
 
 
@@ -273,7 +301,12 @@ def _carried(theirs: _Theirs, delivered: Delivered) -> _Theirs:
 
 
 def _compare(
-    ours: OurMetrics, theirs: Iterable[_Row], differing: set[str], on_both: set[str], today: dt.date
+    ours: OurMetrics,
+    theirs: Iterable[_Row],
+    differing: set[str],
+    on_both: set[str],
+    incomplete: set[_Key],
+    today: dt.date,
 ) -> Comparison:
     # Comparison of the differing portfolios. A metric absent from one side is zero if its portfolio is on both.
     sides = [
@@ -288,7 +321,7 @@ def _compare(
         other_row = sides[1].get(key)
         unequal = other_row is not None and difference(row["value"], other_row["value"]) != 0
         left_out = unequal and key[0] in ours.with_openings and key[1] in WINDOW_METRICS
-        row["excluded"] = OPENING if left_out else None
+        row["excluded"] = INCOMPLETE if key in incomplete else OPENING if left_out else None
     schema = pa.schema(
         [(name, pa.string()) for name in ("portfolio_number", "metric", "currency", "value", "excluded")]
     )
@@ -297,7 +330,12 @@ def _compare(
 
 
 def _amounts(
-    ours: OurMetrics, theirs: Iterable[_Row], differing: set[str], held_back: set[str], on_both: set[str]
+    ours: OurMetrics,
+    theirs: Iterable[_Row],
+    differing: set[str],
+    held_back: set[str],
+    on_both: set[str],
+    incomplete: set[_Key],
 ) -> tuple[Amount, ...]:
     # Portfolios that do not differ have equal metrics on both sides, so theirs are read for the others alone.
     mine = {_key(row): Decimal(row["value"]) for row in ours.rows.to_pylist()}
@@ -308,14 +346,14 @@ def _amounts(
         own = mine.get(key, Decimal(0))
         other = listed.get(key, Decimal(0)) if number in differing else own
         opening = number in on_both and number in ours.with_openings and metric in WINDOW_METRICS
-        known = other if number in held_back else other - own if opening else Decimal(0)
+        known = other if number in held_back else other - own if opening or key in incomplete else Decimal(0)
         entry = sums.setdefault((metric, currency), [Decimal(0)] * 3)
         for at, value in enumerate((own, other, known)):
             entry[at] += value
     return tuple(Amount(metric, currency, *sums[metric, currency]) for metric, currency in sorted(sums))
 
 
-def _key(row: _Row) -> tuple[str, str, str]:
+def _key(row: _Row) -> _Key:
     return str(row["portfolio_number"]), str(row["metric"]), str(row["currency"])
 
 
@@ -380,8 +418,10 @@ def _explain(each: Difference, delivered: Delivered, ours: OurMetrics, theirs: _
         explanations.append(
             BreakExplanation(BreakCause.ONE_ROW, f"the difference is exactly {twice}, which theirs may count twice")
         )
-    computed, read = theirs.computed_at[number], delivered.latest[number].snapshot_at
-    if computed < read:
+    computed, read = theirs.computed_at.get(number), delivered.latest[number].snapshot_at
+    if computed is None:
+        pass  # each of its rows lacks the instant
+    elif computed < read:
         explanations.append(
             BreakExplanation(
                 BreakCause.DATA_TEAM_TIMING,
@@ -397,6 +437,13 @@ def _explain(each: Difference, delivered: Delivered, ours: OurMetrics, theirs: _
             )
         )
     return (*explanations, *number_hints(each.left, each.right)) or (UNEXPLAINED,)
+
+
+def _incomplete_breaks(delivered: Delivered, incomplete: Mapping[_Key, str]) -> Iterable[Break]:
+    for (number, metric, currency), column in incomplete.items():
+        evidence = f"a row of theirs has no {column}, so the latest figure is not known: ask the data team"
+        explanation = BreakExplanation(BreakCause.DATA_TEAM_TIMING, evidence)
+        yield _break(delivered, BreakKind.UNREADABLE, number, metric, currency or metric, explanations=(explanation,))
 
 
 def _date_events(delivered: Delivered, theirs: _Theirs, due: dt.datetime | None) -> Iterable[Break]:

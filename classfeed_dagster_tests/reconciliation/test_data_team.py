@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.delivery.manifest import HeldBack
-from classfeed_dagster.reconciliation.data_team import HELD_BACK, reconcile_data_team
+from classfeed_dagster.reconciliation.data_team import HELD_BACK, INCOMPLETE, reconcile_data_team
 from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.store import ObjectStore, open_store
 from classfeed_dagster.trading_days import cutoff
@@ -309,6 +309,46 @@ def test_data_team_table_without_an_agreed_column_is_a_warning(
     assert break_.likeliest.evidence == "their table CLASS_FEED_METRICS lacks the agreed VALUE: ask the data team"
 
 
+@pytest.mark.parametrize("column", ["COMPUTED_AT", "VALUE"])
+@pytest.mark.parametrize("computed_twice", [False, True])
+def test_data_team_row_with_a_null_leaves_out_its_own_metric(
+    team: Team, altered_table: Callable[[str], None], column: str, computed_twice: bool
+) -> None:
+    altered_table(CONTRACT.replace(f"{column} {'NUMBER(38,6)' if column == 'VALUE' else 'TIMESTAMP_TZ'} NOT NULL",
+                                   f"{column} {'NUMBER(38,6)' if column == 'VALUE' else 'TIMESTAMP_TZ'}"))  # fmt: skip
+    wrong, null = ("SW000001", "LEDGER_BALANCE", "AUD"), ("SW000001", "HOLDINGS", None)
+    team.publish({**team.metrics, wrong: team.metrics[wrong] + Decimal("0.01")})
+    execute(
+        team.connection,
+        f"UPDATE CLASS_FEED_METRICS SET {column} = NULL WHERE PORTFOLIO_NUMBER = 'SW000001' AND METRIC = 'HOLDINGS'",
+    )
+    if computed_twice:
+        team.publish({null: team.metrics[null]})
+    result = team.reconcile()
+    lasting = [entry for entry in result.breaks if entry.kind is not BreakKind.RECOMPUTED_DATE]
+    value, incomplete = sorted(lasting, key=lambda one: one.record, reverse=True)
+    assert (value.record, value.difference) == ("LEDGER_BALANCE", Decimal("-0.01"))
+    assert (incomplete.kind, incomplete.severity) == (BreakKind.UNREADABLE, BreakSeverity.WARNING)
+    assert (incomplete.portfolio_number, incomplete.subject) == ("SW000001", "HOLDINGS")
+    assert incomplete.likeliest.evidence == (
+        f"a row of theirs has no {column}, so the latest figure is not known: ask the data team"
+    )
+    assert result.tallies[0].excluded[INCOMPLETE] == 2
+    unexplained = {amount.metric: amount.difference for amount in result.amounts}
+    assert {metric for metric, rest in unexplained.items() if rest} == {"LEDGER_BALANCE"}
+
+
+def test_data_team_portfolio_without_any_instant_is_named_by_metric(
+    team: Team, altered_table: Callable[[str], None]
+) -> None:
+    altered_table(CONTRACT.replace("TIMESTAMP_TZ NOT NULL", "TIMESTAMP_TZ"))
+    team.publish()
+    execute(team.connection, "UPDATE CLASS_FEED_METRICS SET COMPUTED_AT = NULL WHERE PORTFOLIO_NUMBER = 'SW000001'")
+    result = team.reconcile()
+    assert {(entry.kind, entry.portfolio_number) for entry in result.breaks} == {(BreakKind.UNREADABLE, "SW000001")}
+    assert {entry.record for entry in result.breaks} == {key[1] for key in team.metrics if key[0] == "SW000001"}
+
+
 @pytest.mark.parametrize("kind", ["DATE", "VARCHAR", "TIMESTAMP_TZ"])
 def test_data_team_computation_without_an_instant_is_a_warning(
     team: Team, altered_table: Callable[[str], None], kind: str
@@ -316,7 +356,7 @@ def test_data_team_computation_without_an_instant_is_a_warning(
     altered_table(CONTRACT.replace("TIMESTAMP_TZ NOT NULL", kind))
     team.publish()
     if kind == "TIMESTAMP_TZ":
-        execute(team.connection, "UPDATE CLASS_FEED_METRICS SET COMPUTED_AT = NULL WHERE METRIC = 'HOLDINGS'")
+        execute(team.connection, "UPDATE CLASS_FEED_METRICS SET COMPUTED_AT = NULL")
     break_ = team.only_break()
     assert (break_.kind, break_.severity) == (BreakKind.MISSING_DATE, BreakSeverity.WARNING)
     assert break_.likeliest.evidence == (
