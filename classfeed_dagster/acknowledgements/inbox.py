@@ -268,7 +268,7 @@ def _break(file: FileAnswers, record: RecordAcknowledgement, mapping: AnswerMapp
         portfolio_number=record.portfolio_number,
         record="movement_transactions" if transaction else "accounts",
         subject=transaction or record.portfolio_number,
-        field=None,
+        field=record.code,  # part of the break's identity: a portfolio may be rejected for several reasons
         other_value=record.code,
         explanations=(BreakExplanation(BreakCause.REJECTED, f"code {record.code or 'missing'}: {covered}"),),
         trace=RecordTrace(

@@ -148,6 +148,6 @@ def _messages(answer: Answer, mapping: AnswerMapping, faults: Collection[AnswerF
         yield "5", f"<html>gateway timeout {answer.message_id}</html>".encode()
 
 
-def rejection(number: str, transaction_id: str, code: str) -> RecordAnswer:
+def rejection(number: str, transaction_id: str | None, code: str | None) -> RecordAnswer:
     """Return the rejection of one record."""
     return RecordAnswer(number, transaction_id, RecordState.REJECTED, code, "not accepted")

@@ -122,6 +122,18 @@ def test_rejected_record_is_a_break_until_redelivered(delivered: Desk) -> None:
         assert stored_breaks(connection, feed="answering", only_open=True) == []
 
 
+def test_rejections_without_a_transaction_id_are_breaks_of_their_own(delivered: Desk) -> None:
+    desk, store, number = delivered, delivered.runtime.store, "SW00000001"
+    manifest = desk.manifest(MONDAY.isoformat(), feed="answering")
+    rejected = [rejection(number, None, code) for code in ("E1", "E2", None)]
+    put_answers(store, manifest, manifest.pages[0], MAPPING, rejected)
+    read(desk)
+    with open_warehouse(desk.runtime.settings) as connection:
+        breaks = stored_breaks(connection, feed="answering", only_open=True)
+    assert {(entry.subject, entry.other_value) for entry in breaks} == {(number, "E1"), (number, "E2"), (number, None)}
+    assert len({entry.break_id for entry in breaks}) == 3
+
+
 def test_faulty_answer_is_kept_and_reported(delivered: Desk) -> None:
     desk, store = delivered, delivered.runtime.store
     manifest = desk.manifest(MONDAY.isoformat(), feed="answering")
