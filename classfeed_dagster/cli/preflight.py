@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 out = output.console()
 _CLOCK_SECONDS = 30.0
 _TIMEOUT_SECONDS = 10.0
+_SENDING = (None, Component.WORKER, Component.STEPS)
 _PAGERDUTY_KEY = re.compile(r"[0-9A-Za-z]{20,40}")
 
 
@@ -126,6 +127,7 @@ def checks(settings: Settings) -> Iterator[PreflightCheck]:
             "Celery broker", lambda: _broker(settings), "Check the secret broker, and port 6379 in the security group"
         )
     yield from _recipient_keys(FEEDS)
+    yield from _sftp_servers(FEEDS, settings)
     if settings.slack_token is not None:
         yield PreflightCheck(
             "Slack", lambda: _slack(settings), "Check the token and its scopes; invite the bot into the channel"
@@ -149,6 +151,17 @@ def _recipient_keys(feeds: Iterable[Feed]) -> Iterator[PreflightCheck]:
 def _recipient_key(key: OpenPgpKey) -> str:
     expiration = key.usable(dt.datetime.now(dt.UTC)).expiration
     return f"{key.pinned}, " + ("without expiry" if expiration is None else f"expires on {expiration.date()}")
+
+
+def _sftp_servers(feeds: Iterable[Feed], settings: Settings) -> Iterator[PreflightCheck]:
+    from classfeed_dagster.transmission.sftp import Sftp
+
+    advice = "Compare host, host_key, username and folder in the feed's declaration with what the recipient stated"
+    for feed in feeds:
+        if isinstance(feed.sends_to, Sftp) and settings.component in _SENDING:
+            server = replace(feed.sends_to, seconds=_TIMEOUT_SECONDS)
+            ask = partial(server.check, settings.transmission_credentials)
+            yield PreflightCheck(f"SFTP server of {feed.name}'s recipient", ask, advice)
 
 
 def _identity(settings: Settings) -> Iterator[PreflightCheck]:

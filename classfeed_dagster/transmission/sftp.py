@@ -6,13 +6,16 @@ The client is ``asyncssh``, an extra (``pip install classfeed-dagster[sftp]``).
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import datetime as dt
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from classfeed_dagster.errors import ConfigurationError
+from classfeed_dagster.extras import require_extra
 from classfeed_dagster.transmission.destination import (
     Credentials,
     Destination,
@@ -42,7 +45,8 @@ class Sftp(Destination):
         host: its name
         username: login
         folder: absolute folder, without a final ``/``
-        host_key: its public key, as a line of ``ssh-keyscan`` without the host; no other is accepted
+        host_key: its public key, as a line of ``ssh-keyscan`` without the host; no other is accepted. Mistyped:
+            ConfigurationError; ``classfeed preflight`` compares it with the server's
         credential: name of the private key, in OpenSSH's form
         port: TCP port
         first_date: first business date that is sent; None: all
@@ -60,6 +64,13 @@ class Sftp(Destination):
     seconds: float = 60.0
     encrypts_to: OpenPgpKey | None = None
 
+    def __post_init__(self) -> None:
+        if not _is_public_key(self.host_key):
+            raise ConfigurationError(
+                f"Invalid host_key of {self.location}: it is no whole public key. Copy the recipient's line again, "
+                "without the host: ssh-ed25519 AAAA…"
+            )
+
     @property
     def location(self) -> str:
         """See Destination."""
@@ -68,23 +79,38 @@ class Sftp(Destination):
     @contextlib.contextmanager
     def connect(self, credentials: Credentials) -> Iterator[Send]:
         """See Destination. Each file has its connection, so that a broken one affects one file."""
-        key = credential(credentials, self.credential)
-        yield lambda file: asyncio.run(self._send(key, file))
+        key = self._private_key(credentials)
+        yield lambda file: asyncio.run(self._connected(key, lambda sftp, progress: self._upload(sftp, file, progress)))
 
-    async def _send(self, key: str, file: OutgoingFile) -> str:
+    def check(self, credentials: Credentials) -> str:
+        """Log in, look for the folder, and return the answer. Nothing is written; errors are those of sending."""
+        return asyncio.run(self._connected(self._private_key(credentials), self._folder))
+
+    def _private_key(self, credentials: Credentials) -> str:
+        require_extra("Sending by SFTP", "sftp", "asyncssh")
+        return credential(credentials, self.credential)
+
+    async def _folder(self, sftp: asyncssh.SFTPClient, _: Callable[[], None]) -> str:
+        if not await sftp.isdir(self.folder):
+            raise NotSentError(f"{self.location} does not exist")
+        return f"{self.location} has the pinned host key and accepts the login"
+
+    async def _connected(
+        self, key: str, use: Callable[[asyncssh.SFTPClient, Callable[[], None]], Awaitable[str]]
+    ) -> str:
         import asyncssh
 
         try:
             async with self._session(key) as (sftp, progress):
-                return await self._upload(sftp, file, progress)
+                return await use(sftp, progress)
         except asyncssh.HostKeyNotVerifiable:
             raise DestinationRefusedError(
                 f"{self.location} has another host key than the pinned one: ask the recipient before you change it"
             ) from None
         except asyncssh.KeyImportError:
             raise DestinationRefusedError(
-                f"The pinned host key of {self.location} or the credential {self.credential!r} is unreadable: a "
-                "credential is a private key in OpenSSH's form without a passphrase"
+                f"The host_key of {self.location} or the credential {self.credential!r} is unreadable: the one is the "
+                "server's public key, the other a private key in OpenSSH's form without a passphrase"
             ) from None
         except (asyncssh.PermissionDenied, asyncssh.SFTPPermissionDenied) as error:
             raise DestinationRefusedError(
@@ -141,6 +167,23 @@ class Sftp(Destination):
             raise NotSentError(f"{self.location}{file.name} read back differs from what was sent: it is sent anew")
         await sftp.rename(part, final)
         return f"renamed after {file.size - start} bytes" + (f", resumed at {start}" if start else "")
+
+
+def _is_public_key(line: str) -> bool:
+    # The type, then its whole blob: fields of four bytes of length and their content, the first one the type again.
+    try:
+        name, blob = line.split()[:2]
+        content = base64.b64decode(blob, validate=True)
+    except ValueError:
+        return False
+    fields: list[bytes] = []
+    while content:
+        size = int.from_bytes(content[:4])
+        if len(content) < 4 + size:
+            return False
+        fields.append(content[4 : 4 + size])
+        content = content[4 + size :]
+    return len(fields) > 1 and fields[0] == name.encode()
 
 
 @contextlib.contextmanager

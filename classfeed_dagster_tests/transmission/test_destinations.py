@@ -13,14 +13,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from classfeed_dagster.cli import preflight
 from classfeed_dagster.errors import ConfigurationError
+from classfeed_dagster.feeds import FEEDS
+from classfeed_dagster.settings import Settings
 from classfeed_dagster.transmission.destination import (
     DestinationConflictError,
     DestinationRefusedError,
@@ -139,7 +142,7 @@ class MeetingServer(KillingServer):
 
 UPLOAD = """
 import json, sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pydantic import SecretStr
 from classfeed_dagster.transmission.destination import OutgoingFile
@@ -290,6 +293,48 @@ def test_sftp_refuses_another_host_key_and_a_foreign_login(ssh: SshServer, outgo
         pass
     with ssh.destination(port=1).connect(ssh.credentials) as send, pytest.raises(NotSentError, match="unreachable"):
         send(outgoing)
+    assert list((ssh.root / "in").iterdir()) == []
+
+
+def mistyped(line: str) -> dict[str, str]:
+    kind, blob = line.split()
+    return {
+        "empty": "",
+        "with the host": f"sftp.example {line}",
+        "without the type": blob,
+        "of another type": f"ssh-rsa {blob}",
+        "cut off": line[:-4],
+        "cut in two": f"{kind} {blob[:30]} {blob[30:]}",
+        "without a character": f"{kind} {blob[:20]}{blob[21:]}",
+        "a fingerprint": "SHA256:vD0Z1xX3mW7gq4xkR0bVhP0bQe1n2s3c4d5e6f7g8h9",
+    }
+
+
+@pytest.mark.parametrize("mistake", sorted(mistyped("ssh-ed25519 AAAA")))
+def test_sftp_mistyped_host_key_is_refused_when_declared(mistake: str) -> None:
+    line = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
+    with pytest.raises(ConfigurationError, match="Invalid host_key of sftp://sftp.example:22/in/: .* Copy"):
+        Sftp("sftp.example", "feed", "/in", mistyped(line)[mistake], "key")
+
+
+@pytest.mark.parametrize("kind", ["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256"])
+@pytest.mark.parametrize("comment", ["", " feed@recipient"])
+def test_sftp_host_key_of_each_kind_is_accepted(kind: str, comment: str) -> None:
+    line = asyncssh.generate_private_key(kind).export_public_key().decode().strip()
+    Sftp("sftp.example", "feed", "/in", line + comment, "key")
+
+
+def test_preflight_asks_the_sftp_server_for_the_pinned_key(ssh: SshServer) -> None:
+    feed = replace(FEEDS[0], sends_to=ssh.destination())
+    settings = Settings(transmission_credentials=ssh.credentials)
+    (good,) = preflight._sftp_servers([feed], settings)
+    assert good.name == "SFTP server of class_cash's recipient"
+    assert good.ask() == f"sftp://127.0.0.1:{ssh.port}/in/ has the pinned host key and accepts the login"
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    for changes, message in (({"host_key": other}, "another host key"), ({"folder": "/out"}, "does not exist")):
+        (bad,) = preflight._sftp_servers([replace(feed, sends_to=ssh.destination(**changes))], settings)
+        with pytest.raises((DestinationRefusedError, NotSentError), match=message):
+            bad.ask()
     assert list((ssh.root / "in").iterdir()) == []
 
 
