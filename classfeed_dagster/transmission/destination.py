@@ -193,6 +193,7 @@ class HttpsUpload(Destination):
         credential: name of the bearer token; None: none is sent
         first_date: first business date that is sent; None: all
         ca_file: certificates to trust in place of the system's
+        seconds: limit of connecting, of sending each block, and of the whole answer
         encrypts_to: the recipient's key; None: files are sent as delivered
     """
 
@@ -218,13 +219,14 @@ class HttpsUpload(Destination):
     @contextlib.contextmanager
     def connect(self, credentials: Credentials) -> Iterator[Send]:
         """See Destination."""
-        import urllib3
+        import urllib3  # imported lazily, as is the pool: every process of Dagster imports this file, and few send
+
+        from classfeed_dagster.transmission.answer_deadline import open_pool
 
         headers = {"Content-Type": "application/octet-stream"}
         if self.credential is not None:
             headers["Authorization"] = f"Bearer {credential(credentials, self.credential)}"
-        trusted = {"ca_certs": self.ca_file} if self.ca_file else {}
-        with urllib3.PoolManager(timeout=self.seconds, retries=False, **trusted) as pool:  # type: ignore[arg-type]
+        with open_pool(self.seconds, self.ca_file) as pool:
 
             def send(file: OutgoingFile) -> str:
                 digest = f"sha-256=:{file.digest}:"

@@ -33,8 +33,9 @@ from classfeed_dagster.transmission.destination import (
     OutgoingFile,
     file_name,
 )
+from classfeed_dagster_tests.fixtures.certificates import Authority
 from classfeed_dagster_tests.fixtures.s3_servers import S3_SERVERS, create_bucket
-from classfeed_dagster_tests.fixtures.upload_server import EndlessAnswer, Upload, serving
+from classfeed_dagster_tests.fixtures.upload_server import DrippingAnswer, EndlessAnswer, Upload, serving
 
 asyncssh = pytest.importorskip("asyncssh", reason="the sftp extra is not installed")
 
@@ -446,6 +447,19 @@ def test_https_answer_without_a_digest_is_accepted(endpoint: str, outgoing: Outg
 def test_https_answer_is_not_read_to_its_end(outgoing: OutgoingFile) -> None:
     with serving(EndlessAnswer) as url, HttpsUpload(url).connect({}) as send:
         assert send(outgoing) == "HTTP 201"
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_https_answer_has_a_deadline_with_its_headers(outgoing: OutgoingFile, tmp_path: Path, encrypted: bool) -> None:
+    """Each byte comes within the limit, the whole answer does not."""
+    authority = Authority(tmp_path)
+    certificate = authority.issue("recipient", ["127.0.0.1"]) if encrypted else None
+    with serving(DrippingAnswer, certificate) as url:
+        upload = HttpsUpload(url, ca_file=str(authority.bundle))
+        with replace(upload, seconds=1.0).connect({}) as send, pytest.raises(NotSentError, match="ReadTimeoutError"):
+            send(outgoing)
+        with upload.connect({}) as send:
+            assert send(outgoing) == "HTTP 201"
 
 
 def test_https_digest_may_be_one_of_several(endpoint: str, outgoing: OutgoingFile) -> None:
