@@ -108,6 +108,28 @@ class StallingServer(KillingServer):
             await asyncio.sleep(0.01)
 
 
+class SlowServer(KillingServer):
+    """SFTP server that needs some seconds, by the clock of the event loops, for every block of a file."""
+
+    seconds_a_block, passed = 0.0, 0.0
+
+    def write(self, file_obj: Any, offset: int, data: bytes) -> Any:
+        self.work(offset)
+        return super().write(file_obj, offset, data)
+
+    def read(self, file_obj: Any, offset: int, size: int) -> Any:
+        self.work(offset)
+        return super().read(file_obj, offset, size)
+
+    def work(self, offset: int) -> None:
+        if offset % (1 << 18) == 0:  # the first of a block's packets
+            SlowServer.passed += self.seconds_a_block
+
+
+def slow_time(loop: asyncio.BaseEventLoop) -> float:
+    return asyncio.BaseEventLoop.time(loop) + SlowServer.passed
+
+
 class Meeting:
     """Moments at which two senders of one file wait for each other, and the bytes that the recipient saw first."""
 
@@ -353,6 +375,23 @@ def test_sftp_server_that_stalls_is_left_and_sent_to_later(
                 send(outgoing)
             assert send(outgoing) == "already there"
         assert [path.name for path in (server.root / "in").iterdir()] == [outgoing.name]
+
+
+@pytest.mark.parametrize(("seconds_a_block", "in_time"), [(50.0, True), (70.0, False)])
+def test_sftp_limit_counts_from_the_last_block(
+    tmp_path: Path, outgoing: OutgoingFile, monkeypatch: pytest.MonkeyPatch, seconds_a_block: float, in_time: bool
+) -> None:
+    """Four blocks are written, and read back: each within 60 seconds or not, all of them in much more."""
+    monkeypatch.setattr(SlowServer, "seconds_a_block", seconds_a_block)
+    monkeypatch.setattr(SlowServer, "passed", 0.0)
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "time", slow_time)
+    with running(tmp_path, SlowServer) as server, server.destination(seconds=60.0).connect(server.credentials) as send:
+        if in_time:
+            assert send(outgoing).startswith("renamed")
+            assert SlowServer.passed >= 8 * seconds_a_block
+        else:
+            with pytest.raises(NotSentError, match="unreachable or stalled"):
+                send(outgoing)
 
 
 def test_two_sftp_senders_at_once_never_show_a_part_of_the_file(tmp_path: Path, outgoing: OutgoingFile) -> None:
