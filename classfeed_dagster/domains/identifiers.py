@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import polars as pl
 from stdnum import isin as stdnum_isin
-from stdnum.au import abn as stdnum_abn
 
 HIN = "^X[0-9]{10}$"
 ISIN = "^[A-Z]{2}[A-Z0-9]{9}[0-9]$"
 BSB = "^[0-9]{3}-[0-9]{3}$"
 EXCHANGE = "^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 SECURITY_CODE = "^[A-Z0-9.]{1,12}$"
+_ABN = re.compile("[1-9][0-9]{10}")
+_ABN_WEIGHTS = (10, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19)
 
 
 def abn_is_valid(number: str) -> bool:
-    """Return True for eleven digits whose weighted sum is a multiple of 89 (Australian Business Register)."""
-    return len(number) == 11 and number.isascii() and number.isdigit() and bool(stdnum_abn.is_valid(number))
+    """Return True for eleven digits, the first not 0, whose weighted sum less 10 is a multiple of 89.
+
+    As the Australian Business Register publishes it. ``stdnum`` refuses every number that begins with 10.
+    """
+    if _ABN.fullmatch(number) is None:
+        return False
+    return (sum(weight * int(digit) for weight, digit in zip(_ABN_WEIGHTS, number, strict=True)) - 10) % 89 == 0
 
 
 def isin_is_valid(number: str) -> bool:

@@ -61,6 +61,8 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("abn_check_digits", "abn", {"portfolio": [{"abn": "51824753557"}]}),
     ("abn_check_digits", "abn", {"portfolio": [{"abn": "51 824 753 556"}]}),
     ("abn_check_digits", "abn", {"portfolio": [{"abn": ""}]}),
+    ("abn_check_digits", "abn", {"portfolio": [{"abn": "10123457031"}]}),
+    ("abn_check_digits", "abn", {"portfolio": [{"abn": "07100000000"}]}),  # no ABN begins with 0
     ("shared_hin", "hin", {"portfolio": [{"hin_holders": "SW000001, SW000002"}]}),
     ("shared_account_number", "1", {"cash_account": [{"number_holders": "SW000001, SW000002"}]}),
     ("bsb_shape", "1", {"cash_account": [{"bsb": "999001"}]}),
@@ -150,6 +152,7 @@ SOUND: list[dict[str, Any]] = [
     {},
     {"data_sharing_consent": [{"history_from": "2023-02-01"}]},
     {"portfolio": [{"abn": None, "hin": None}]},
+    {"portfolio": [{"abn": "10123457030"}]},  # 0x10 + 0x1 + 1x3 + 2x5 + 3x7 + 4x9 + 5x11 + 7x13 + 0 + 3x17 + 0 = 3 x 89
     {"cash_account": [{"bsb": None, "currency": "USD"}]},
     {"cash_account": [{}, {"currency": "USD", "bsb": None}]},
     {"cash_account": [{}, {"opened_on": "2023-02-02"}]},  # not sent yet, so nothing to confuse
