@@ -121,7 +121,7 @@ def recovered(incident: Incident) -> str:
     client = _RecordingClient()
     messenger = SlackMessenger(client, "#classfeed", LINKS)  # type: ignore[arg-type]  # has the called methods only
     messenger.recovered(Thread(channel="#classfeed", ts="1"), incident, dt.timedelta(minutes=129))
-    reply, update = client.calls
+    update, reply = client.calls
     body = (
         "".join(map(block, update["blocks"])) + '<span class="edited">(edited)</span><div class="thread">1 reply</div>'
     )

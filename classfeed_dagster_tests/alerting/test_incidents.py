@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -27,7 +28,7 @@ from classfeed_dagster.alerting.slack import Links, blocks, messenger
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import InvalidKeyError, ObjectStore
 from classfeed_dagster.wording import counted
-from classfeed_dagster_tests.fixtures.sample_incidents import LINKS, PAGE, write
+from classfeed_dagster_tests.fixtures.sample_incidents import LINKS, PAGE, picture_name, samples, write
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard
 
 NOW = dt.datetime(2026, 3, 2, 20, tzinfo=dt.UTC)
@@ -311,6 +312,21 @@ def test_pagerduty_that_does_not_answer_is_an_error_without_the_key() -> None:
     ) as caught:
         PagerDuty("http://127.0.0.1:1", "secret", Links(None, "docs/alerts.md")).trigger(LATE)
     assert "secret" not in str(caught.value)
+
+
+def test_alert_images_show_every_message() -> None:
+    spec = importlib.util.spec_from_file_location("alert_images", PAGE.parents[1] / "scripts" / "alert_images.py")
+    assert spec is not None
+    assert spec.loader is not None
+    alert_images = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(alert_images)
+    pages = dict(alert_images.pages())
+    assert {f"alert-{picture_name(title)}" for title in samples()} | {"alert-recovered"} == pages.keys()
+    recovery = re.sub("<[^>]+>", "", pages["alert-recovered"])
+    assert "(edited)1 reply" in recovery
+    assert recovery.endswith(
+        "Recovered after 2 h 09 min. It was: class_super is late: past the deadline of 09:00 Sydney"
+    )
 
 
 def test_incident_message_stays_within_slack_limits_without_ui_links() -> None:
