@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, WATCHDOG, Incident
+from classfeed_dagster.alerting.incidents import WATCHDOG, Incident
 from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.feed_run.ssm_flags import FlagsProblem
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS, CauseKind
@@ -246,7 +246,7 @@ def _failed_checks(observations: Observations, checks: Mapping[tuple[str, dt.dat
                     "dates": len({date.due.business_date for date, _, _ in members}),
                     "offenders": outcome.offenders,
                 },
-                offenders=tuple(numbers[:OFFENDERS_SHOWN]),
+                offenders=tuple(numbers),
                 doing="The dates run again automatically once bigsite's rows are corrected."
                 if latest.facts.delivered
                 else "The date is not delivered. It runs again automatically once the source changes or new code is "
@@ -271,11 +271,11 @@ def _unevaluated(checks: Mapping[tuple[str, dt.date], DateChecks]) -> list[Incid
     result: list[Incident] = []
     for where_missing, keys in sets.items():
         names = sorted(name for _, name in keys)
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        more = [f"{len(names) - 3} more"] if len(names) > 3 else []
         result.append(
             Incident(
                 key=f"unchecked.{min(day for _, day in where_missing).isoformat()}.{names[0]}",
-                what=f"Delivered without all checks: {_and(names[:3])}{more} "
+                what=f"Delivered without all checks: {_and([*names[:3], *more])} "
                 f"{'was' if len(names) == 1 else 'were'} not evaluated",
                 means="The delivery passed the gate, but faults that only these checks detect may be unnoticed.",
                 feeds=tuple(sorted({feed for feed, _ in where_missing})),
@@ -327,7 +327,7 @@ def _refreshes(observations: Observations) -> list[Incident]:
                 feeds=(feed,),
                 dates=_dates(dates),
                 counts={"portfolios": len(numbers)},
-                offenders=tuple(numbers[:OFFENDERS_SHOWN]),
+                offenders=tuple(numbers),
                 doing="Repair runs the date once more."
                 if pending
                 else "No automatic action: a later date was delivered first, so it has lapsed. Request it again.",
@@ -354,7 +354,7 @@ def _held_back(observations: Observations, threshold: int) -> list[Incident]:
                 feeds=(feed,),
                 dates=_dates(members),
                 counts={"portfolios": len(numbers), "dates": len(members)},
-                offenders=tuple(numbers[:OFFENDERS_SHOWN]),
+                offenders=tuple(numbers),
                 doing="Each portfolio is delivered automatically, with its later dates, once its rows are corrected.",
                 run_id=_last_run(members[-1]),
                 runbook="held-back",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident, raise_incident, settle_incident
+from classfeed_dagster.alerting.incidents import Incident, raise_incident, settle_incident
 from classfeed_dagster.feed_run.nightly_audit import AuditFinding
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.wording import counted
@@ -29,7 +29,7 @@ def sync_audit_incident(store: ObjectStore, feed: str, findings: Sequence[AuditF
             feeds=(feed,),
             dates=tuple(sorted({one.business_date for one in findings})),
             counts={"differences": len(findings)},
-            offenders=tuple(numbers[:OFFENDERS_SHOWN]),
+            offenders=tuple(numbers),
             doing="The audit runs again the next night.",
             run_id=run_id,
             runbook="audit",

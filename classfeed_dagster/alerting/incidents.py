@@ -11,8 +11,9 @@ import datetime as dt
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
+from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
 from classfeed_dagster.errors import TemporaryError, UnavailableError
 from classfeed_dagster.logs import get_logger
@@ -37,11 +38,20 @@ class Incident(MonitoringRecord):
     feeds: tuple[str, ...] = ()
     dates: tuple[dt.date, ...] = Field(default=(), description="affected business dates")
     counts: dict[str, int] = Field(default={}, description="figures by label")
-    offenders: tuple[str, ...] = Field(default=(), description="portfolio numbers")
+    offenders: tuple[str, ...] = Field(default=(), description="portfolio numbers: the first of those given")
+    more_offenders: int = Field(default=0, description="number of further portfolios")
     doing: str = Field(default="", description="automatic action in progress")
     run_id: str | None = Field(default=None, description="the run to open")
     runbook: str = Field(default="", description="section of the alerts' runbook")
     page: bool = Field(default=False, description="true if it pages a person")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_the_first_offenders(cls, values: Any) -> Any:
+        numbers = values.get("offenders") if isinstance(values, dict) else None
+        if not isinstance(numbers, tuple) or len(numbers) <= OFFENDERS_SHOWN:
+            return values
+        return {**values, "offenders": numbers[:OFFENDERS_SHOWN], "more_offenders": len(numbers) - OFFENDERS_SHOWN}
 
     @property
     def fingerprint(self) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from classfeed_dagster.acknowledgements.inbox import FileAnswers, dead_letters, rejections
 from classfeed_dagster.acknowledgements.mapping import AnswerMapping, FileState
-from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident
+from classfeed_dagster.alerting.incidents import Incident
 from classfeed_dagster.trading_days import SYDNEY
 from classfeed_dagster.wording import counted
 
@@ -86,7 +86,7 @@ def _refused(feed: str, dates: list[ObservedDate], mapping: AnswerMapping) -> In
         feeds=(feed,),
         dates=tuple(sorted(days)),
         counts={"dates": len(days), "portfolios": len(numbers)},
-        offenders=tuple(sorted(numbers)[:OFFENDERS_SHOWN]),
+        offenders=tuple(sorted(numbers)),
         doing="Once bigsite's rows are corrected, the portfolios concerned are issued again, and only they.",
         runbook="refused",
         page="failed" in words,

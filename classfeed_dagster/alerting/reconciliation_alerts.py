@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from classfeed_dagster.alerting.alerts import reconciliation_breaks
-from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident, raise_incident, raised, settle_incident
+from classfeed_dagster.alerting.incidents import Incident, raise_incident, raised, settle_incident
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.repair.observations import Observations, ObservedDate
 from classfeed_dagster.runtime import NotBuiltError
@@ -87,7 +87,7 @@ def _breaks(store: ObjectStore, feed: str, members: list[tuple[ObservedDate, Sid
         feed,
         date.due.business_date,
         sum(summary.errors for _, _, summary in members),
-        numbers[:OFFENDERS_SHOWN],
+        numbers,
         doing="The warehouse is not loaded with these dates. Repair reads bigsite again, once for the same breaks. A "
         f"re-issue is reconciled automatically. Report: {store.location(latest.report)}",
     )

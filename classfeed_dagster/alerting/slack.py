@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from classfeed_dagster.alerting.incidents import (
-    OFFENDERS_SHOWN,
     Incident,
     Messenger,
     NotAcceptedError,
@@ -159,7 +158,7 @@ def _facts(incident: Incident) -> Mapping[str, str]:
     facts: dict[str, str] = {}
     if incident.dates:
         facts["Business date" if len(incident.dates) == 1 else "Business dates"] = _listed(
-            [day.isoformat() for day in incident.dates], _DATES_SHOWN
+            [day.isoformat() for day in incident.dates[:_DATES_SHOWN]], len(incident.dates) - _DATES_SHOWN
         )
     if incident.feeds:
         facts["Feed" if len(incident.feeds) == 1 else "Feeds"] = _text(", ".join(incident.feeds))
@@ -168,7 +167,7 @@ def _facts(incident: Incident) -> Mapping[str, str]:
     if counts:
         facts["Counts"] = _text(", ".join(counted(count, _singular(name)) for name, count in counts.items()))
     if incident.offenders:
-        facts["Portfolios"] = _listed(list(incident.offenders), OFFENDERS_SHOWN)
+        facts["Portfolios"] = _listed(incident.offenders, incident.more_offenders)
     return facts
 
 
@@ -184,9 +183,8 @@ def _links(incident: Incident, links: Links) -> list[str]:
     return result
 
 
-def _listed(values: Sequence[str], limit: int) -> str:
-    more = f" and {len(values) - limit} more" if len(values) > limit else ""
-    return _text(", ".join(values[:limit]) + more)
+def _listed(values: Sequence[str], more: int) -> str:
+    return _text(", ".join(values) + (f" and {more:,} more" if more > 0 else ""))
 
 
 def _section(text: str) -> dict[str, Any]:

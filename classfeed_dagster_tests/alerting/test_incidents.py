@@ -314,6 +314,17 @@ def test_pagerduty_that_does_not_answer_is_an_error_without_the_key() -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_incident_of_many_portfolios_counts_those_not_listed() -> None:
+    numbers = tuple(f"SW{number:08d}" for number in range(10_000))
+    incident = alerts.reconciliation_breaks("class_super", dt.date(2026, 3, 2), 12_345, numbers)
+    again = Incident.model_validate_json(incident.model_dump_json())
+    for many in (incident, again):
+        assert "SW00000004 and 9,995 more'" in str(blocks(many, LINKS))
+    assert len(incident.model_dump_json()) < 1000
+    few = alerts.reconciliation_breaks("class_super", dt.date(2026, 3, 2), 12_345, numbers[:5])
+    assert "SW00000004'" in str(blocks(few, LINKS))
+
+
 def test_alert_images_show_every_message() -> None:
     spec = importlib.util.spec_from_file_location("alert_images", PAGE.parents[1] / "scripts" / "alert_images.py")
     assert spec is not None
