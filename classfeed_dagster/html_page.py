@@ -54,7 +54,7 @@ def page(title: str, parts: Iterable[str], about: str = "", style: str = "") -> 
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """Text of a cell or fact that leads to ``url``; plain text without one."""
+    """Text of a cell or fact that leads to ``url``; plain text without a URL. An empty text is no link."""
 
     text: str
     url: str | None
@@ -63,7 +63,8 @@ class Anchor:
 def escape(text: object) -> str:
     """Escape text for HTML. An Anchor becomes an anchor element."""
     if isinstance(text, Anchor):
-        return f'<a href="{escape(text.url)}">{escape(text.text)}</a>' if text.url else escape(text.text)
+        linked = text.text and text.url
+        return f'<a href="{escape(text.url)}">{escape(text.text)}</a>' if linked else escape(text.text)
     return html.escape(str(text))
 
 

@@ -266,6 +266,12 @@ def test_numbers_link_to_file_document_and_asset(delivered: Desk) -> None:
     assert "https://" not in holding_page(record, "class_super", numbers)  # no UI is known
 
 
+def test_number_that_a_place_lacks_is_no_link(delivered: Desk) -> None:
+    numbers = [NumberRow("Units", "1", "2", "3", None)]
+    page = holding_page(holding(delivered, "SW00000001"), "class_super", numbers, "https://ui.example/")
+    assert "></a>" not in page
+
+
 @pytest.mark.parametrize(("terminal", "marks"), [(True, True), (False, False)])
 def test_terminal_shows_numbers_as_hyperlinks(
     delivered: Desk, monkeypatch: pytest.MonkeyPatch, terminal: bool, marks: bool
