@@ -160,6 +160,13 @@ def _end_orderly_when_signalled() -> None:
             signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
+def _require_readable(arguments: Sequence[str]) -> None:
+    # Python stands in for bytes that the terminal's encoding does not have, and no store or database takes these.
+    for number, argument in enumerate(arguments, 1):
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise UsageError(f"Argument {number} is not in the terminal's encoding: correct it, or set LC_ALL=C.UTF-8")
+
+
 def script() -> None:
     """Run the console script: ``main``, without the interpreter's teardown of some thousand modules at its end.
 
@@ -188,6 +195,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode shows the code point
     try:
+        _require_readable(sys.argv[1:])
         sys.exit(app(standalone_mode=False))
     except typer.Abort:
         sys.exit(1)

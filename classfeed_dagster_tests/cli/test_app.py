@@ -194,6 +194,7 @@ def test_trace_leads_from_a_holding_back_to_every_row(demo: Result, classfeed: C
         (("refresh",), 2, "Missing argument 'number'"),
         (("up", "--port", "99999"), 2, "less than or equal to 65535"),
         (("nonsense",), 2, "No such command 'nonsense'"),
+        (("customer", "SW\udcff"), 2, "Argument 2 is not in the terminal's encoding"),
         (("run", "--date", "yesterday"), 2, "'yesterday' does not have the form YYYY-MM-DD"),
     ],
 )
