@@ -41,7 +41,7 @@ def lineage(
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Show the source of each column, as the assets declare it and the Dagster UI shows it: `asset.column <- ...`.
+    """Show the source of each column, as the assets declare it and the Dagster UI shows it: `asset.column <- sources`.
 
     Needs neither bigsite nor the object store. `--openlineage` prints one JobEvent per asset with its schema, tags and
     column lineage, for a catalogue. `--page FILE` writes the data dictionary.
