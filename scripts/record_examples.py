@@ -37,8 +37,8 @@ def record(example: Path) -> None:
 def main() -> None:
     """Record the named examples, or all that are not shortened."""
     names = set(sys.argv[1:])
-    # The evidence of a date contains its reconciliation.
-    for example in sorted(EXAMPLES.glob("*.txt"), key=lambda path: (path.stem != "reconcile", path)):
+    # The evidence of a date contains its reconciliation. The status is that of the demo, before a date runs again.
+    for example in sorted(EXAMPLES.glob("*.txt"), key=lambda path: (path.stem not in ("reconcile", "status"), path)):
         if (example.stem in names or not names) and "#" not in example.read_text().splitlines()[0]:
             record(example)
 
