@@ -86,8 +86,13 @@ def attainment(
 class Freshness:
     """Progress of a feed by business date: the delivery of an old date does not make it fresh."""
 
-    newest_delivered: dt.date | None
+    newest_delivered: dt.date | None  # of the last thirty due
     behind: int  # undelivered dates past their deadline, of the last thirty due
+
+    @property
+    def newest(self) -> str:
+        """Newest delivered date, for people."""
+        return f"none of the last {DAYS}" if self.newest_delivered is None else self.newest_delivered.isoformat()
 
 
 def freshness(store: ObjectStore, feed: Feed, audience: RecipientSchedule, now: dt.datetime) -> Freshness:

@@ -84,10 +84,7 @@ def _service_levels(feed_contexts: Sequence[FeedContext]) -> dg.AssetsDefinition
         for feed_context in feed_contexts:
             metadata |= _attained(attainment(runtime.store, feed_context.feed, feed_context.audience, now))
             fresh = freshness(runtime.store, feed_context.feed, feed_context.audience, now)
-            newest = fresh.newest_delivered
-            metadata[f"{feed_context.feed.name}_newest_delivered"] = (
-                "nothing yet" if newest is None else newest.isoformat()
-            )
+            metadata[f"{feed_context.feed.name}_newest_delivered"] = fresh.newest
             metadata[f"{feed_context.feed.name}_dates_behind"] = fresh.behind  # plotted by the UI over time
         return dg.MaterializeResult(metadata={**metadata, "seconds": since(started)})
 

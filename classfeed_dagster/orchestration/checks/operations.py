@@ -12,6 +12,7 @@ from classfeed_dagster.orchestration.metadata_values import without_zeros
 from classfeed_dagster.orchestration.step_context import current_time, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.service_levels import (
+    DAYS,
     Punctuality,
     freshness,
     judge_date,
@@ -58,20 +59,20 @@ def fresh_check(parts: FeedContext) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=asset,
         name="fresh",
-        description="Every business date whose deadline has passed is delivered. If it fails: see the alert of the "
-        f"late date.{runbook('fresh')}",
+        description=f"Every one of the last {DAYS} business dates whose deadline has passed is delivered. If it fails: "
+        f"see the alert of the late date.{runbook('fresh')}",
     )
     def fresh(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         now = runtime.clock(context.run.tags) or current_time(runtime)
         state = freshness(runtime.store, parts.feed, parts.audience, now)
-        newest = "nothing yet" if state.newest_delivered is None else state.newest_delivered.isoformat()
         return dg.AssetCheckResult(
             check_name="fresh",
             asset_key=asset,
             passed=not state.behind,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"newest date delivered: {newest}; dates past their deadline: {state.behind}",
-            metadata=without_zeros({"newest_delivered": newest, "dates_behind": state.behind}),
+            description=f"newest date delivered: {state.newest}; dates past their deadline, of the last {DAYS}: "
+            f"{state.behind}",
+            metadata=without_zeros({"newest_delivered": state.newest, "dates_behind": state.behind}),
         )
 
     return fresh
