@@ -65,6 +65,8 @@ def print_table(
 ) -> None:
     """Print a table whose ``keys`` columns are never cut. Others are folded; if that is not enough, rows become blocks.
 
+    Words are folded only if the terminal has no room for the longest of each column.
+
     ``right``: columns aligned to the right. ``links``: the URL behind the values of a column. ``optional``: columns
     that a narrow terminal leaves out, the first one first.
     """
@@ -80,6 +82,12 @@ def print_table(
     if _width(shown, narrowest) > target.width:
         _print_blocks(target, title, columns, rows)
         return
+    unbroken = {
+        name: max(narrowest[name], *(len(word) for row in rows for word in row[columns.index(name)].split()), 0)
+        for name in shown
+    }
+    if _width(shown, unbroken) <= target.width:
+        narrowest = unbroken
     whole = _width(shown, {name: max(len(name), values[name]) for name in columns}) <= target.width
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name in shown:

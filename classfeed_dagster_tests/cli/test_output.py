@@ -43,6 +43,18 @@ def test_terminal_wraps_sentences_at_words_and_no_location(monkeypatch: pytest.M
     assert lines[0].startswith("  nothing new"), lines
 
 
+def test_table_breaks_no_word_that_the_terminal_has_room_for() -> None:
+    console = Console(width=80, file=io.StringIO())
+    rows = [
+        ["2023-01-04", "2026-12-01 03:22", "root", "re-run accepted", "the recipient asked"],
+        ["2023-01-05", "2026-12-01 03:23", "root", "refresh of SW99000289 accepted", "lost-history-at-Class"],
+    ]
+    output.print_table(console, "", ["date", "at", "person", "action", "reason"], rows, keys=["date", "at"])
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert all(any(word in line for line in lines) for row in rows for cell in row for word in cell.split()), lines
+
+
 def test_commands_print_tables_by_one_function() -> None:
     modules = [path for path in Path(output.__file__).parent.glob("*.py") if path.name != "output.py"]
     own = [path.name for path in modules if re.search(r"rich\.table|\bConsole\(", path.read_text())]
