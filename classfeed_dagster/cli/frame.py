@@ -12,6 +12,7 @@ from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import Date, FeedName, output_file, require_due, require_store
 from classfeed_dagster.errors import UsageError
 from classfeed_dagster.tags import DEFAULT_FEED
+from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -57,17 +58,21 @@ def frame(
 
     if to is not None and to.suffix == ".parquet":
         count = read.write_parquet(asset, day, to, feed=feed, runtime=runtime)
-        out.print(f"{count} rows of {asset} {day}: {escape(str(to))}", highlight=False, soft_wrap=True)
+        out.print(f"{counted(count, 'row')} of {asset} {day}: {escape(str(to))}", highlight=False, soft_wrap=True)
         return
     table = read.frame(asset, day, feed=feed, runtime=runtime)
     if to is not None:
         table.write_csv(to)
-        out.print(f"{table.height} rows of {asset} {day}: {escape(str(to))}", highlight=False, soft_wrap=True)
+        out.print(
+            f"{counted(table.height, 'row')} of {asset} {day}: {escape(str(to))}", highlight=False, soft_wrap=True
+        )
     elif as_json:
         output.print_json({"asset": asset, "business_date": day.isoformat(), "rows": _plain(table)})
     else:
         cells = [[("" if value is None else str(value)) for value in row] for row in table.head(rows).iter_rows()]
-        output.print_table(out, f"{asset} {day}: {table.height} rows", table.columns, cells, keys=table.columns[:1])
+        output.print_table(
+            out, f"{asset} {day}: {counted(table.height, 'row')}", table.columns, cells, keys=table.columns[:1]
+        )
 
 
 def _plain(table: pl.DataFrame) -> list[dict[str, Any]]:

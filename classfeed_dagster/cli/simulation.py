@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from classfeed_dagster.cli import output
+from classfeed_dagster.wording import counted
 
 if TYPE_CHECKING:
     from classfeed_dagster.simulation.day import DaySummary
@@ -70,7 +71,7 @@ def _print(days: tuple[DaySummary, ...]) -> None:
     for summary in days:
         total.update({**summary.counts, "rows": sum(summary.rows.values())})
     rows = [[summary.day.isoformat(), *_cells(summary.counts, sum(summary.rows.values()))] for summary in days[-20:]]
-    rows.append([f"{len(days)} days", *_cells(total, total["rows"])])
+    rows.append([counted(len(days), "day"), *_cells(total, total["rows"])])
     columns = ["date", *_SHOWN, "rows"]
     output.print_table(out, "customers' events", columns, rows, keys=("date",), right=columns[1:])
 

@@ -135,7 +135,9 @@ def control_totals_agree(build: Build, examined: Sequence[ExaminedPage]) -> Chec
         for entry in examined
         for fault in totals_faults(entry.facts, entry.page.expected)
     ]
-    summary = f"control totals of {counted(len(examined), 'page')}, {sum(build.totals.counts.values())} records"
+    summary = (
+        f"control totals of {counted(len(examined), 'page')}, {counted(sum(build.totals.counts.values()), 'record')}"
+    )
     return CheckResult.of_offenders("control_totals_agree", summary, offenders)
 
 

@@ -135,7 +135,9 @@ class Reconciliation:
         if self.clean:
             held_back = f"; {counted(self._held_back_count, 'portfolio')} held back" if self._held_back_count else ""
             return f"{of}: {self.rows:,} rows agree with {self.side.value.replace('_', ' ')}{held_back}"
-        return f"{of}: {counted(self.errors, 'error')}, {counted(self.warnings, 'warning')} in {self.rows:,} rows"
+        return (
+            f"{of}: {counted(self.errors, 'error')}, {counted(self.warnings, 'warning')} in {counted(self.rows, 'row')}"
+        )
 
     def markdown(self, limit: int = 20) -> str:
         """Return the most severe breaks, at most ``limit``, as a Markdown table for metadata and Slack."""

@@ -15,6 +15,7 @@ from classfeed_dagster.service_levels.due import due_since
 from classfeed_dagster.service_levels.service_levels import Attainment, Judgment, judge
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.trading_days import SYDNEY
+from classfeed_dagster.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def statement_page(of: Statement) -> Iterator[str]:
     percent = "no date was due" if kept.percent is None else f"{kept.percent} %"
     yield (
         f"Delivered by {level.deadline:%H:%M} Sydney on the next business morning: {kept.in_time} of "
-        f"{len(kept.judgments)} dates ({percent}). Target: {level.target:%H:%M}."
+        f"{counted(len(kept.judgments), 'date')} ({percent}). Target: {level.target:%H:%M}."
     )
     yield ""
     yield "| business date | delivered (Sydney) | verdict | revisions | files | loaded by the recipient |"

@@ -68,7 +68,9 @@ def say(store: ObjectStore, board: Switchboard, *current: Incident, after: int =
     return sync_incidents(store, current, (messenger(chosen), pager(chosen)), NOW + after * MINUTE)
 
 
-@pytest.mark.parametrize(("count", "noun", "says"), [(1, "file", "1 file"), (1200, "delivery", "1,200 deliveries")])
+@pytest.mark.parametrize(
+    ("count", "noun", "says"), [(1, "file", "1 file"), (1200, "delivery", "1,200 deliveries"), (2, "day", "2 days")]
+)
 def test_headlines_count_in_words(count: int, noun: str, says: str) -> None:
     assert counted(count, noun) == says
     assert says in str(blocks(BREAK.model_copy(update={"counts": {counted(2, noun)[2:]: count}}), LINKS))
