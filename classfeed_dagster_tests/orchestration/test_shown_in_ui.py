@@ -77,6 +77,17 @@ def test_first_sentences_in_lists_have_no_markdown(definitions: dg.Definitions) 
     assert all(sensor.description for sensor in repository.sensor_defs)
 
 
+def test_descriptions_have_no_placeholder_that_markdown_hides(definitions: dg.Definitions) -> None:
+    graph, repository = definitions.resolve_asset_graph(), definitions.get_repository_def()
+    descriptions: dict[object, str | None] = {
+        **{key: graph.get(key).description for key in graph.get_all_asset_keys()},
+        **{key: graph.get_check_spec(key).description for key in graph.asset_check_keys},
+        **{job.name: job.description for job in repository.get_all_jobs()},
+    }
+    # <date> would be a tag.
+    assert [key for key, description in descriptions.items() if "<" in (description or "")] == []
+
+
 def test_check_descriptions_repeat_no_sentence(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
     for key in graph.asset_check_keys:

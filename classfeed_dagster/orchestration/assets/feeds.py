@@ -58,7 +58,7 @@ def legacy_assets(feed_context: FeedContext) -> list[dg.AssetSpec]:
         dg.AssetSpec(
             dg.AssetKey(["legacy", feed_context.feed.name]),
             description=f"The old app's {feed_context.feed.name} files, stored under "
-            f"legacy/{feed_context.feed.name}/<business date>/. Compared with the new feed until it takes over.",
+            f"legacy/{feed_context.feed.name}/DATE/. Compared with the new feed until it takes over.",
             group_name=feed_group(feed_context.feed.name),
             metadata=table_metadata(feed_context.shown("legacy")),
         )

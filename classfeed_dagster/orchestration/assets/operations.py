@@ -43,7 +43,7 @@ def _expiry_notices(feed_contexts: Sequence[FeedContext]) -> dg.AssetsDefinition
         deps=[source_key("data_sharing_consent"), source_key("portfolio")],
         group_name=GROUP_OPERATIONS,
         description="The portfolios whose sharing ends within a lead time (CLASSFEED_EXPIRY_NOTICE_DAYS), each once, "
-        "as a daily list for the broker's systems: notices/consent-expiry/<date>.json, with numbers and no names.",
+        "as a daily list for the broker's systems: notices/consent-expiry/DATE.json, with numbers and no names.",
     )
     def consent_expiry(
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]

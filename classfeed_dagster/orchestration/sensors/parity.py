@@ -26,7 +26,7 @@ def parity_sensor(feed_context: FeedContext, status: DefaultStatus) -> dg.Sensor
         name=f"{feed.name}_parity",
         job_name=job,
         minimum_interval_seconds=_EVERY_SECONDS,
-        description=f"Compares {feed.name} with the old app once its files exist under legacy/{feed.name}/<date>/.",
+        description=f"Compares {feed.name} with the old app once its files exist under legacy/{feed.name}/DATE/.",
         default_status=status.sensor,
     )
     def sensor(context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]) -> dg.SensorResult:
