@@ -30,7 +30,7 @@ class StoreMissingError(NotReadyError):
 
 def output_file(path: Path | None) -> Path | None:
     """Return the path of a file to write; UsageError unless its folder exists and is writable. For typer's callback."""
-    if path is not None and not os.access(path.parent, os.W_OK):
+    if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
         raise UsageError(f"Cannot write {path}: its folder does not exist or is not writable. Choose another one")
     return path
 
@@ -62,12 +62,12 @@ def date_range(dates: str) -> tuple[dt.date, dt.date]:
         raise UsageError(f"Invalid dates {dates[:40]!r}: write D1..D2, e.g. 2023-01-03..2023-01-31") from None
 
 
-def require_month(month: str, now: dt.datetime) -> dt.date:
-    """Return the first day of ``YYYY-MM``, by default of the current month; UsageError if it has not begun."""
-    from classfeed_dagster.trading_days import SYDNEY
+def require_month(month: str | None, now: dt.datetime) -> dt.date:
+    """Return the first day of ``YYYY-MM``, by default of this month; UsageError before 2010 or in the future."""
+    from classfeed_dagster.trading_days import FIRST_SUPPORTED, SYDNEY
 
     current = now.astimezone(SYDNEY).date().replace(day=1)
-    if not month:
+    if month is None:
         return current
     try:
         first = dt.date.fromisoformat(f"{month}-01")
@@ -75,6 +75,8 @@ def require_month(month: str, now: dt.datetime) -> dt.date:
         raise UsageError(f"Invalid month {month[:40]!r}: expected YYYY-MM") from None
     if first > current:
         raise UsageError(f"{month} has not begun: choose {current:%Y-%m} or an earlier month")
+    if first < FIRST_SUPPORTED:
+        raise UsageError(f"{month} is before the calendar's first month: choose {FIRST_SUPPORTED:%Y-%m} or a later one")
     return first
 
 

@@ -37,7 +37,7 @@ def frame(
             help="File to write: .csv or .parquet; default: the terminal.", dir_okay=False, callback=output_file
         ),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows that the terminal shows.")] = 20,
+    rows: Annotated[int, typer.Option(min=1, max=1_000_000, help="Rows that the terminal shows.")] = 20,
     as_json: output.JsonOption = False,
 ) -> None:
     """Read a frame behind a delivered date: a landed table or a domain, of the snapshot that was delivered.

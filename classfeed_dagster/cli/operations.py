@@ -25,7 +25,9 @@ def register(app: typer.Typer) -> None:
 
 def statement(
     feed: FeedName = DEFAULT_FEED,
-    month: Annotated[str, typer.Option(help="Month of the deadlines, as YYYY-MM; default: the current one.")] = "",
+    month: Annotated[
+        str | None, typer.Option(help="Month of the deadlines, as YYYY-MM; default: the current one.")
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Print a feed's monthly service-level statement for its recipient, as Markdown. Needs only the object store."""

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def owner(
-    month: Annotated[str, typer.Option(help="Month, as YYYY-MM; default: the current one.")] = "",
+    month: Annotated[str | None, typer.Option(help="Month, as YYYY-MM; default: the current one.")] = None,
     page: Annotated[
         Path | None,
         typer.Option(

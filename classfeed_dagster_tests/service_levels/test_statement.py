@@ -53,7 +53,7 @@ def test_statement_counts_the_dates_whose_deadline_is_in_the_month(local_store: 
 
 def test_month_is_a_year_and_a_month_that_has_begun() -> None:
     now = dt.datetime(2023, 1, 31, 14, tzinfo=dt.UTC)  # 1 February in Sydney
-    assert require_month("", now) == require_month("2023-02", now) == dt.date(2023, 2, 1)
+    assert require_month(None, now) == require_month("2023-02", now) == dt.date(2023, 2, 1)
     with pytest.raises(UsageError, match="expected YYYY-MM"):
         require_month("2023-13", now)
     with pytest.raises(UsageError, match="has not begun: choose 2023-02"):
