@@ -23,9 +23,8 @@ from classfeed_dagster.feed_run.switches import FeedFlags, chosen_format
 from classfeed_dagster.feed_run.verify_date import verification_breaks
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.reconciliation.data_team import reconcile_data_team
-from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.reconciliation.report import write_report
-from classfeed_dagster.reconciliation.result import Reconciliation
+from classfeed_dagster.reconciliation.result import Figure, Reconciliation
 from classfeed_dagster.reconciliation.source import reconcile_source
 from classfeed_dagster.retention import retention_of
 from classfeed_dagster.runtime import Runtime, utc_now

@@ -20,13 +20,12 @@ from typing import Any
 import pyarrow as pa
 
 from classfeed_dagster.reconciliation.compare import Comparison, Difference, RowClass, compare
-from classfeed_dagster.reconciliation.delivered import Delivered, read_delivered
+from classfeed_dagster.reconciliation.delivered import Delivered, carried, read_delivered
 from classfeed_dagster.reconciliation.document_layouts import EPI, DocumentLayout
 from classfeed_dagster.reconciliation.explain import number_hints
 from classfeed_dagster.reconciliation.metrics import WINDOW_METRICS, OurMetrics, metrics_of, our_metrics
 from classfeed_dagster.reconciliation.result import Amount, Reconciliation, Tally
 from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule
-from classfeed_dagster.reconciliation.switches import carried
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.breaks import of_another_date
 from classfeed_dagster.warehouse.database import Connection, literal, query

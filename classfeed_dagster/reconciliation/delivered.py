@@ -10,7 +10,7 @@ import datetime as dt
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -122,7 +122,7 @@ def business_dates(store: ObjectStore, feed: str) -> list[dt.date]:
 
 
 def read_revisions(store: ObjectStore, feed: str, day: dt.date) -> tuple[Revision, ...]:
-    """Return every delivered revision of the date, in order; NothingDeliveredError if there is none."""
+    """Return every delivered revision of the date, in order. A void revision is none."""
     prefix = f"delivered/{feed}/{day.isoformat()}/"
     keys = list(store.list(prefix))
     manifests = [_revision(store, key) for key in keys if key.endswith("/manifest.json")]
@@ -130,8 +130,6 @@ def read_revisions(store: ObjectStore, feed: str, day: dt.date) -> tuple[Revisio
     revisions = sorted(
         (_disclosed(each, withheld) for each in manifests if each is not None), key=lambda each: each.number
     )
-    if not revisions:
-        raise NothingDeliveredError(feed, day)
     return tuple(revisions)
 
 
@@ -238,6 +236,8 @@ def read_delivered(
     the fault's effect. Memory does not grow with the delivery.
     """
     revisions = read_revisions(store, feed, day)
+    if not revisions:
+        raise NothingDeliveredError(feed, day)
     latest = {number: revision for revision in revisions for number in revision.portfolios}
     faults = [fault for revision in revisions for fault in _manifest_faults(revision, feed, day)]
     # A document without movements has an empty file of them.
@@ -343,3 +343,33 @@ class _Writer:
     def __exit__(self, *_: object) -> None:
         self._flush()
         self._file.close()
+
+
+INCOME, DRP, PORTFOLIOS = "include-income", "include-drp", "portfolios"
+LeftOut = tuple[tuple[str, tuple[str, ...] | None], ...]
+
+
+def excluded_by_switch(transaction_id: str, movement_type: str | None, flags: Mapping[str, Any]) -> bool:
+    """Return True if a switch that was off excludes the movement."""
+    if transaction_id.startswith("I"):
+        return not flags.get(INCOME, True)
+    return movement_type == "DRP" and not flags.get(DRP, True)
+
+
+def left_out(revisions: Sequence[Revision], latest: Mapping[str, Revision]) -> LeftOut:
+    """Return the switches that were off, each with its portfolios; None if it was off for all."""
+    switched_off: list[tuple[str, tuple[str, ...] | None]] = []
+    for switch in (INCOME, DRP):
+        off = [revision for revision in revisions if not revision.flags.get(switch, True)]
+        if len(off) == len(revisions):
+            switched_off.append((switch, None))
+        elif off:
+            numbers = sorted(number for number, revision in latest.items() if not revision.flags.get(switch, True))
+            if numbers:
+                switched_off.append((switch, tuple(numbers)))
+    return tuple(switched_off)
+
+
+def carried(revisions: Iterable[Revision]) -> str:
+    """Return the selection of portfolios in the last revision's switch."""
+    return [str(revision.flags.get(PORTFOLIOS, "*")) for revision in revisions][-1]

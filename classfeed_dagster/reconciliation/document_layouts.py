@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from classfeed_dagster.errors import ConfigurationError
-from classfeed_dagster.reconciliation.camt_document import ENTRIES, read_camt_message
 from classfeed_dagster.reconciliation.csv_document import (
     CASH,
     TRADES,
@@ -18,9 +17,9 @@ from classfeed_dagster.reconciliation.csv_document import (
     read_trade_file,
 )
 from classfeed_dagster.reconciliation.epi_document import Row, read_epi_page
+from classfeed_dagster.reconciliation.iso_documents import ENTRIES, STATED, read_camt_message, read_semt_message
 from classfeed_dagster.reconciliation.page_contents import CSV_DETAILS, PageContents
 from classfeed_dagster.reconciliation.records import BALANCES, KINDS, RecordKind
-from classfeed_dagster.reconciliation.semt_document import STATED, read_semt_message
 
 Reader = Callable[[Path, str, PageContents], Iterator[tuple[RecordKind, Row]]]
 

@@ -9,15 +9,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from classfeed_dagster.reconciliation.delivered import (
-    NothingDeliveredError,
     Revision,
     business_dates,
     carried_ids,
+    excluded_by_switch,
     read_revisions,
 )
 from classfeed_dagster.reconciliation.document_layouts import EPI, DocumentLayout
 from classfeed_dagster.reconciliation.records import MOVEMENTS
-from classfeed_dagster.reconciliation.switches import excluded_by_switch
 from classfeed_dagster.trading_days import cutoff, next_business_day
 
 if TYPE_CHECKING:
@@ -115,10 +114,7 @@ class LaterDeliveries:
 
     def _revisions_of(self, day: dt.date) -> tuple[Revision, ...]:
         if day not in self._revisions:
-            try:
-                self._revisions[day] = read_revisions(self._store, self._feed, day)
-            except NothingDeliveredError:  # its only revision is void
-                self._revisions[day] = ()
+            self._revisions[day] = read_revisions(self._store, self._feed, day)
         return self._revisions[day]
 
     def _carried(self, day: dt.date) -> Mapping[str, frozenset[str]]:

@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from classfeed_dagster.reconciliation.compare import MEMORY_LIMIT
-from classfeed_dagster.reconciliation.delivered import Delivered
-from classfeed_dagster.reconciliation.switches import DRP, INCOME, left_out
+from classfeed_dagster.reconciliation.delivered import DRP, INCOME, Delivered, left_out
+from classfeed_dagster.reconciliation.record_scope import RecordScope
 
 WINDOW_METRICS = frozenset({"MOVEMENTS", "UNITS_MOVED", "CASH_MOVED", "TRADED"})
 
@@ -99,7 +98,7 @@ def our_metrics(delivered: Delivered) -> OurMetrics:
     import duckdb  # imported lazily: every process of Dagster imports this file, and few compare
 
     last = delivered.revisions[-1]
-    start, end = (_literal(instant) for instant in (last.recorded_after, last.recorded_before))
+    start, end = RecordScope.at(last.recorded_after), RecordScope.at(last.recorded_before)
     with duckdb.connect() as db:
         db.execute(f"SET memory_limit='{MEMORY_LIMIT}'; SET TimeZone='UTC'")
         files = delivered.files
@@ -154,7 +153,3 @@ def our_metrics(delivered: Delivered) -> OurMetrics:
         for number, metric, value, transaction_id in listed.fetchall():
             movements.setdefault(number, []).append((metric, value, transaction_id))
     return OurMetrics(rows, {str(n): str(d) for n, d in digests}, frozenset(str(row[0]) for row in openings), movements)
-
-
-def _literal(instant: dt.datetime) -> str:
-    return f"TIMESTAMP WITH TIME ZONE '{instant.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}+00'"

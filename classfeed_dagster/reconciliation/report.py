@@ -16,8 +16,7 @@ from decimal import Decimal
 import polars as pl
 
 from classfeed_dagster.html_page import bars, escape, facts, over_time, page, plots, table
-from classfeed_dagster.reconciliation.figures import Figure
-from classfeed_dagster.reconciliation.result import Reconciliation, Tally
+from classfeed_dagster.reconciliation.result import Figure, Reconciliation, Tally
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.breaks import StoredBreak
 from classfeed_dagster.warehouse.records import Break, BreakCause, BreakSeverity, Side

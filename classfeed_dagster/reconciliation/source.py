@@ -15,22 +15,25 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from classfeed_dagster.reconciliation.break_classifier import PORTFOLIO, BreakClassifier
-from classfeed_dagster.reconciliation.delivered import Delivered, business_dates, read_delivered, read_revisions
+from classfeed_dagster.reconciliation.delivered import (
+    Delivered,
+    business_dates,
+    carried,
+    left_out,
+    read_delivered,
+    read_revisions,
+)
 from classfeed_dagster.reconciliation.document_layouts import EPI, DocumentLayout
+from classfeed_dagster.reconciliation.earlier_deliveries import early, in_full, late_arrivals, unsent_references
 from classfeed_dagster.reconciliation.evidence import gather
 from classfeed_dagster.reconciliation.expected_sql import ExpectedRecords
-from classfeed_dagster.reconciliation.figures import delivered_figures
 from classfeed_dagster.reconciliation.landing import SnapshotReader
-from classfeed_dagster.reconciliation.late_arrivals import late_arrivals
 from classfeed_dagster.reconciliation.later_deliveries import LaterDeliveries
 from classfeed_dagster.reconciliation.quarantine_records import Consent, consent_breaks, quarantine_breaks
 from classfeed_dagster.reconciliation.records import ACCOUNTS, MOVEMENTS
-from classfeed_dagster.reconciliation.refreshes import early, in_full
-from classfeed_dagster.reconciliation.result import NEVER_DELIVERED, Reconciliation, Tally
+from classfeed_dagster.reconciliation.result import NEVER_DELIVERED, Reconciliation, Tally, delivered_figures
 from classfeed_dagster.reconciliation.source_queries import Bigsite, open_source
-from classfeed_dagster.reconciliation.switches import carried, left_out
 from classfeed_dagster.reconciliation.three_way import Sides, Workbench
-from classfeed_dagster.reconciliation.unsent_references import unsent_references
 from classfeed_dagster.retention import Retention
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.records import Break, BreakCause, BreakExplanation, BreakKind, BreakSeverity, Side

@@ -19,9 +19,9 @@ from classfeed_dagster.documents.locate import NotAPageError
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feeds.examples.trade_list import FEED as TRADE_LIST
 from classfeed_dagster.feeds.examples.trade_list import LAYOUT
-from classfeed_dagster.reconciliation.camt_document import read_camt_message
 from classfeed_dagster.reconciliation.document_layouts import layout_named
 from classfeed_dagster.reconciliation.epi_document import UnreadableDeliveryError
+from classfeed_dagster.reconciliation.iso_documents import read_camt_message
 from classfeed_dagster_tests.fixtures import csv_frames as make
 
 NUMBER = "SW00000001"

@@ -23,7 +23,7 @@ from classfeed_dagster.feeds.examples.holdings import FEED as HOLDINGS
 from classfeed_dagster.feeds.feed import FeedDeclarationError
 from classfeed_dagster.reconciliation.document_layouts import layout_named
 from classfeed_dagster.reconciliation.epi_document import UnreadableDeliveryError
-from classfeed_dagster.reconciliation.semt_document import read_semt_message
+from classfeed_dagster.reconciliation.iso_documents import read_semt_message
 from classfeed_dagster_tests.fixtures import csv_frames as make
 
 NUMBER = "SW00000001"

@@ -12,9 +12,8 @@ from html.parser import HTMLParser
 import polars as pl
 import pytest
 
-from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.reconciliation.report import render, write_report
-from classfeed_dagster.reconciliation.result import Amount, Reconciliation, Tally
+from classfeed_dagster.reconciliation.result import Amount, Figure, Reconciliation, Tally
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.breaks import StoredBreak
 from classfeed_dagster.warehouse.records import (

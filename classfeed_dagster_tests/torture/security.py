@@ -95,7 +95,7 @@ REVIEWED = {
     "reconciliation/compare.py": "columns named by rule files, quoted; data only in tables",
     "reconciliation/data_team.py": _RECONCILES,
     "reconciliation/expected_sql.py": _RECONCILES,
-    "reconciliation/figures.py": "files of its own temporary folder",
+    "reconciliation/result.py": "files of its own temporary folder",
     "reconciliation/landing.py": _RECONCILES,
     "reconciliation/metrics.py": "files of its own temporary folder",
     "reconciliation/movements_sql.py": _RECONCILES,

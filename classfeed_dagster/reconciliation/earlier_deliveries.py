@@ -1,0 +1,199 @@
+"""Independent decisions by earlier deliveries and stored refreshes: late rows, unsent references, refreshed portfolios.
+
+Late rows: a row that its own window's snapshot did not see is sent in the first window whose snapshot does. A document
+should contain it only if no earlier delivery did; a row that was sent before is a duplicate, and remains a break.
+
+References: a row was sent by the date of its window, or by a later extract in full, unless the history shared then
+began later. The manifests state the extracts, and the consents landed then the histories: bigsite may have rewritten a
+consent since. Of landings that expired or have a fault, bigsite's consents do.
+"""
+
+# ruff: noqa: S608  # SQL of this package's own text
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from classfeed_dagster.reconciliation.delivered import (
+    Delivered,
+    business_dates,
+    carried_ids,
+    read_revisions,
+)
+from classfeed_dagster.reconciliation.epi_document import UnreadableDeliveryError
+from classfeed_dagster.reconciliation.landing import Landing
+from classfeed_dagster.reconciliation.record_scope import EarlyPortfolio
+from classfeed_dagster.reconciliation.records import MOVEMENTS
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.trading_days import cutoff
+
+if TYPE_CHECKING:
+    from classfeed_dagster.reconciliation.expected_sql import ExpectedRecords
+    from classfeed_dagster.reconciliation.source_queries import Bigsite
+
+_LEDGER_ID = re.compile(r"[TSIC][0-9]{1,19}\Z")
+
+
+def late_arrivals(store: ObjectStore, delivered: Delivered) -> tuple[str, ...]:
+    """Return the TransactionIds of a DELTA's rows that were recorded before its window and never sent before."""
+    candidates = _recorded_earlier(delivered)
+    if not candidates:
+        return ()
+    earliest = min(recorded for _, _, recorded in candidates)
+    numbers = frozenset(number for number, _, _ in candidates)
+    sent: set[tuple[str, str]] = set()
+    for day in business_dates(store, delivered.feed):
+        if day >= delivered.business_date or cutoff(day) <= earliest:
+            continue
+        revisions = read_revisions(store, delivered.feed, day)
+        for number, ids in carried_ids(store, revisions, numbers, delivered.layout).items():
+            sent |= {(number, transaction_id) for transaction_id in ids}
+    return tuple(sorted({name for number, name, _ in candidates if (number, name) not in sent}))
+
+
+def _recorded_earlier(delivered: Delivered) -> list[tuple[str, str, dt.datetime]]:
+    # Portfolio, TransactionId and instant of the movements recorded before the window, of DELTA extracts.
+    import duckdb  # imported lazily: every process of Dagster imports this file, and few compare
+
+    file = delivered.files["movement_transactions"]
+    start = delivered.revisions[-1].recorded_after
+    with duckdb.connect() as db:
+        rows = db.execute(
+            f"SELECT portfolio_number, transaction_id, TRY_CAST(recorded_at AS TIMESTAMPTZ) AS at FROM "
+            f"read_parquet('{file}') WHERE TRY_CAST(recorded_at AS TIMESTAMPTZ) < $start",
+            {"start": start},
+        ).fetchall()
+    return [
+        (str(number), str(name), at.astimezone(dt.UTC))
+        for number, name, at in rows
+        if _LEDGER_ID.match(str(name))
+        and number in delivered.latest
+        and delivered.latest[number].portfolios[number].get("extract") == "DELTA"
+    ]
+
+
+_Row = tuple[str, str]  # portfolio number, TransactionId
+
+
+def unsent_references(
+    store: ObjectStore, delivered: Delivered, expected: ExpectedRecords, bigsite: Bigsite
+) -> tuple[_Row, ...]:
+    """Return the rows, each with its portfolio, that records of the date name and that no earlier date sent."""
+    ledgers = "".join(kind.ledgers for kind in delivered.layout.kinds if kind.name == MOVEMENTS.name)
+    named: dict[_Row, tuple[str, dt.datetime]] = {
+        (str(number), str(name)): (str(dated), recorded_at.astimezone(dt.UTC))
+        for number, name, dated, recorded_at in (bigsite.fetch(expected.named_rows(ledgers)) if ledgers else ())
+    }
+    unsent: list[_Row] = []
+    for day, rows in _sent_on(store, delivered, {row: recorded_at for row, (_, recorded_at) in named.items()}).items():
+        histories = _histories(store, delivered.feed, day, expected, bigsite, {number for number, _ in rows})
+        for number, name in rows:
+            begins, (dated, _) = histories.get(number), named[number, name]
+            if begins is not None and dated < str(begins):
+                unsent.append((number, name))
+    return tuple(sorted(unsent))
+
+
+def _histories(
+    store: ObjectStore, feed: str, day: dt.date, expected: ExpectedRecords, bigsite: Bigsite, numbers: Collection[str]
+) -> dict[str, str | None]:
+    # Start of the history that the portfolios shared with the date's delivery, by number.
+    import duckdb  # imported lazily: every process of Dagster imports this file, and few compare
+
+    histories = dict(bigsite.fetch(expected.histories(cutoff(day), numbers)))
+    landed = replace(expected, business_date=day, previous=None, landed=True)
+    with ExitStack() as stack:
+        db = stack.enter_context(duckdb.connect())
+        db.execute("SET TimeZone='UTC'")
+        landing = Landing(db, stack, store)
+        for each in read_revisions(store, feed, day):
+            of_revision = [number for number in numbers if number in each.portfolios]
+            place = each.descriptor_key, each.descriptor_sha256, each.snapshot_at
+            if of_revision and landing.open_consents(*place, landed):
+                histories |= dict(db.execute(landed.histories(cutoff(day), of_revision)).fetchall())
+    return histories
+
+
+def _sent_on(store: ObjectStore, delivered: Delivered, recorded: dict[_Row, dt.datetime]) -> dict[dt.date, list[_Row]]:
+    # The date of each row's window, or of the last extract in full since. Rows without such a delivery are left out.
+    rows: dict[dt.date, list[_Row]] = defaultdict(list)
+    days = (day for day in business_dates(store, delivered.feed) if day < delivered.business_date)
+    for day in sorted(days, reverse=True):
+        if not recorded:
+            break
+        revisions = read_revisions(store, delivered.feed, day)
+        if not revisions:
+            continue
+        extracts = {number: entry.get("extract") for each in revisions for number, entry in each.portfolios.items()}
+        start = revisions[-1].recorded_after
+        for row, recorded_at in list(recorded.items()):
+            extract = extracts.get(row[0])
+            if extract == "FULL" or (extract == "DELTA" and recorded_at >= start):
+                rows[day].append(row)
+                del recorded[row]
+    return rows
+
+
+_FULL, _EARLY = "refreshed", "early"
+
+
+def in_full(store: ObjectStore, delivered: Delivered) -> tuple[str, ...]:
+    """Return the portfolios with a refresh on the date that its delivery states as FULL."""
+    records = [record for kind in (_FULL, _EARLY) for record in _records(store, delivered, kind)]
+    on_date = {str(record["portfolio_number"]) for record in records if _date(record) == delivered.business_date}
+    return tuple(
+        number
+        for number in sorted(on_date & delivered.latest.keys())
+        if delivered.latest[number].portfolios[number].get("extract") == "FULL"
+    )
+
+
+def early(store: ObjectStore, delivered: Delivered, previous: dt.date | None) -> tuple[EarlyPortfolio, ...]:
+    """Return the portfolios whose consents count from an earlier cut-off: on the refreshed date, and until their own.
+
+    After the refreshed date only if the date before sent the portfolio or held it back.
+    """
+    records = [record for record in _records(store, delivered, _EARLY) if _date(record) <= delivered.business_date]
+    known = _known(store, delivered.feed, previous) if records and previous is not None else frozenset[str]()
+    sent_now = set(in_full(store, delivered)) if records else set[str]()
+    counted: list[EarlyPortfolio] = []
+    for record in records:
+        number, day = str(record["portfolio_number"]), _date(record)
+        until = dt.datetime.fromisoformat(record["consented_at"])
+        carried = previous is not None and day <= previous and number in known and until > cutoff(previous)
+        if carried or (day == delivered.business_date and number in sent_now):
+            counted.append(EarlyPortfolio(number, cutoff(day), until))
+    return tuple(counted)
+
+
+def _known(store: ObjectStore, feed: str, day: dt.date) -> frozenset[str]:
+    revisions = read_revisions(store, feed, day)
+    sent = {number: entry for one in revisions for number, entry in one.portfolios.items()}
+    with_data = (number for number, entry in sent.items() if entry.get("change") != "REMOVED")
+    return frozenset((*with_data, *(number for one in revisions for number in one.held_back)))
+
+
+def _records(store: ObjectStore, delivered: Delivered, kind: str) -> Iterator[dict[str, Any]]:
+    for key in store.list(f"reruns/{kind}/{delivered.feed}/"):
+        day = key.split("/")[3]
+        if kind == _FULL and day != delivered.business_date.isoformat():
+            continue
+        try:
+            record: dict[str, Any] = json.loads(store.read(key))
+            _date(record), dt.datetime.fromisoformat(record["consented_at"]), record["portfolio_number"]
+        except (ValueError, KeyError, TypeError):
+            raise UnreadableDeliveryError(
+                f"{store.location(key)} is not the record of a refresh: restore the object's earlier version"
+            ) from None
+        yield record
+
+
+def _date(record: dict[str, Any]) -> dt.date:
+    return dt.date.fromisoformat(record["business_date"])
