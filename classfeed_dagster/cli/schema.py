@@ -59,8 +59,8 @@ def diff(
         days_kept,
         schema_diff,
         schema_on,
+        schema_there,
     )
-    from classfeed_dagster.source_contract.schema_sources import schema_there
 
     runtime = Runtime()
     store = runtime.store

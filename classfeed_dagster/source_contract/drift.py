@@ -13,9 +13,8 @@ from typing import TypeAlias
 
 from classfeed_dagster.source_contract.contract import Contract
 from classfeed_dagster.source_contract.extracted_columns import columns_read
-from classfeed_dagster.source_contract.renames import Names, match
 from classfeed_dagster.source_contract.schema import Index, Schema, SchemaColumn, SchemaTable
-from classfeed_dagster.source_contract.type_changes import TypeChange, type_change
+from classfeed_dagster.source_contract.schema_changes import Names, TypeChange, match, type_change
 
 _SHOWN = 5  # affected exports in a sentence; the rest is counted
 

@@ -11,9 +11,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
 
 from classfeed_dagster.errors import DataError, ExitCode
-from classfeed_dagster.source_contract.renames import match
+from classfeed_dagster.postgres_session import configure_sessions
+from classfeed_dagster.source_contract.live_schema import live_schema
 from classfeed_dagster.source_contract.schema import (
     ForeignKey,
     Index,
@@ -22,7 +26,8 @@ from classfeed_dagster.source_contract.schema import (
     SchemaTable,
     SchemaUnreadableError,
 )
-from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.source_contract.schema_changes import match
+from classfeed_dagster.store import ObjectStore, open_store
 from classfeed_dagster.wording import markdown_cell
 
 _ROOT = "schemas"
@@ -202,3 +207,33 @@ def _text(value: object) -> str:
 
 def _folder(day: dt.date) -> str:
     return f"{_ROOT}/{day.isoformat()}/"
+
+
+def schema_there(where: str, *, s3_endpoint_url: str | None = None) -> tuple[str, Schema]:
+    """Return the schema of another environment and its display name, without a password.
+
+    ``where``: a database's SQLAlchemy URL (read only), an object store (a folder or ``s3://``) whose last stored
+    schema is used, or a stored schema's file. SchemaUnreadableError or NoSchemaKeptError if there is none.
+    """
+    path = Path(where)
+    if path.is_file():
+        return path.name, Schema.from_json(path.read_bytes())
+    if where.startswith("s3://") or path.is_dir():
+        store = open_store(where, s3_endpoint_url=s3_endpoint_url)
+        kept = days_kept(store)
+        if not kept:
+            raise NoSchemaKeptError(f"{where} has no stored schema of bigsite: materialize bigsite/schema there first")
+        day, schema = schema_on(store, kept[-1])
+        return f"{where} of {day.isoformat()}", schema
+    try:
+        url = sa.make_url(where)
+    except (sa.exc.ArgumentError, ValueError):  # ValueError: a port that is no number
+        raise SchemaUnreadableError("--with is neither a file, a folder, an s3:// address nor a database URL") from None
+    engine = configure_sessions(sa.create_engine(url))
+    try:
+        return url.render_as_string(hide_password=True), live_schema(engine)
+    except sa.exc.OperationalError as error:
+        shown = url.render_as_string(hide_password=True)
+        raise SchemaUnreadableError(f"{shown} cannot be reached ({type(error.orig).__name__})") from None
+    finally:
+        engine.dispose()

@@ -24,8 +24,8 @@ from classfeed_dagster.source_contract.schema import (
     SchemaTable,
     SchemaUnreadableError,
 )
+from classfeed_dagster.source_contract.schema_changes import TypeChange, family, type_change
 from classfeed_dagster.source_contract.schema_check import check_schema
-from classfeed_dagster.source_contract.type_changes import TypeChange, family, type_change
 from classfeed_dagster_tests.fixtures.examples import examples
 
 TYPES = {

@@ -22,15 +22,18 @@ from classfeed_dagster.orchestration.partitions import business_date_partitions
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.source_contract.contract import load_contract
-from classfeed_dagster.source_contract.value_drift import FEWEST_DATES, FEWEST_ROWS, ValueAnomaly, value_drift
-from classfeed_dagster.source_contract.value_statistics import (
+from classfeed_dagster.source_contract.value_drift import (
+    FEWEST_DATES,
+    FEWEST_ROWS,
     MOST_DISTINCT,
     NO_CODE,
     ColumnStatistics,
+    ValueAnomaly,
     ValueStatistics,
     keep_statistics,
     statistics_before,
     statistics_of,
+    value_drift,
 )
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite

@@ -17,8 +17,7 @@ from classfeed_dagster.orchestration.metadata_values import markdown_table, with
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.source_contract.drift import Exports
-from classfeed_dagster.source_contract.value_drift import DATES, value_drift
-from classfeed_dagster.source_contract.value_statistics import keep_statistics, statistics_before
+from classfeed_dagster.source_contract.value_drift import DATES, keep_statistics, statistics_before, value_drift
 from classfeed_dagster.wording import counted
 
 VALUES_ASSET, VALUES_CHECK = "portfolio", "values_as_usual"
