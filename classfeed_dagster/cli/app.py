@@ -150,7 +150,7 @@ def _run(runtime: Runtime, feed: str, days: Sequence[dt.date], *, fresh_snapshot
 
 
 def _announce(text: str) -> None:
-    output.console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    output.console(stderr=True).print(text)
 
 
 def _end_orderly_when_signalled() -> None:
@@ -205,9 +205,7 @@ def main() -> None:
         from classfeed_dagster.cli.failures import failure_of, usage_of
 
         failure = usage_of(error) or failure_of(error)
-        output.console(stderr=True).print(
-            f"[bold red]classfeed:[/] {escape(failure.sentence)}", highlight=False, soft_wrap=True
-        )
+        output.console(stderr=True).print(f"[bold red]classfeed:[/] {escape(failure.sentence)}")
         sys.exit(failure.exit_code)
 
 

@@ -75,7 +75,7 @@ def customer(
     for entry in history.feeds:
         _print_feed(entry)
     if page is not None:
-        out.print(f"page: {escape(str(page))}", highlight=False, soft_wrap=True)
+        out.print(f"page: {escape(str(page))}")
 
 
 def _require_portfolio(runtime: Runtime, number: str) -> None:
@@ -90,17 +90,15 @@ def _print_feed(entry: CustomerFeed) -> None:
     from classfeed_dagster.support.customer import consent_rows, instant_text
 
     mode = "" if entry.mode == "live" else f" ({entry.mode})"
-    out.print(
-        f"[bold]{entry.feed}[/] to {entry.recipient}{mode}: {escape(entry.answer)}", highlight=False, soft_wrap=True
-    )
+    out.print(f"[bold]{entry.feed}[/] to {entry.recipient}{mode}: {escape(entry.answer)}")
     if entry.next_at is not None:
-        out.print(f"next run: {entry.next_at:%Y-%m-%d %H:%M} UTC", highlight=False)
+        out.print(f"next run: {entry.next_at:%Y-%m-%d %H:%M} UTC")
     if entry.ends_at is not None:
         noticed = "" if entry.noticed_on is None else f", notice on {entry.noticed_on.isoformat()}"
-        out.print(f"sharing ends: {entry.ends_at:%Y-%m-%d %H:%M} UTC{noticed}", highlight=False)
+        out.print(f"sharing ends: {entry.ends_at:%Y-%m-%d %H:%M} UTC{noticed}")
     if entry.first_in_full is not None:
         first = entry.first_in_full
-        out.print(f"first in full: {first.business_date.isoformat()}, revision {first.revision}", highlight=False)
+        out.print(f"first in full: {first.business_date.isoformat()}, revision {first.revision}")
     if consents := consent_rows(entry):
         columns = ["consent", "granted (UTC)", "expires (UTC)", "revoked (UTC)", "history from"]
         output.print_table(out, "consents", columns, consents, keys=columns[:2])

@@ -40,11 +40,7 @@ out = output.console()
 def print_report(console: Console, report: RunReport) -> None:
     """Print the outcome of a run in a few lines."""
     colour = "green" if report.outcome.exit_code == 0 else "red"
-    console.print(
-        f"[bold {colour}]{report.outcome}[/]  {report.feed} {report.business_date}  {escape(report.message)}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(f"[bold {colour}]{report.outcome}[/]  {report.feed} {report.business_date}  {escape(report.message)}")
     facts = report.facts
     if "revision" in facts:
         label = "revision" if facts.get("outcome") == "DELIVERED" else "latest delivery: revision"
@@ -52,17 +48,14 @@ def print_report(console: Console, report: RunReport) -> None:
         portfolios, pages, held_back = (facts.get(name, 0) for name in ("portfolios", "pages", "held_back"))
         console.print(
             f"  {label} {facts['revision']}, {counted(portfolios, 'portfolio')} on {counted(pages, 'page')}, "
-            f"{held_back} held back",
-            highlight=False,
+            f"{held_back} held back"
         )
-        console.print(f"  {escape(str(facts['dagster/uri']))}", highlight=False, soft_wrap=True)
+        console.print(f"  {escape(str(facts['dagster/uri']))}")
     if report.checks:
         failed = f"; failed: {', '.join(report.failed_checks)}" if report.failed_checks else ""
         warned = f"; warnings: {', '.join(report.warnings)}" if report.warnings else ""
-        console.print(f"  {report.checks} checks{failed}{warned}", highlight=False, soft_wrap=True)
-    console.print(
-        f"  run {report.run_id}, correlation id {report.correlation_id}", highlight=False, style="dim", soft_wrap=True
-    )
+        console.print(f"  {report.checks} checks{failed}{warned}")
+    console.print(f"  run {report.run_id}, correlation id {report.correlation_id}", style="dim")
 
 
 def register(app: typer.Typer) -> None:
@@ -126,13 +119,13 @@ def status(
                 }
             )
         elif not statuses:
-            out.print(f"{name}: nothing delivered yet in {escape(runtime.settings.store_location)}", highlight=False)
+            out.print(f"{name}: nothing delivered yet in {escape(runtime.settings.store_location)}")
         else:
             _print_dates(name, statuses, not_sent, overdue)
             for day, files in answered.items():
                 for file in files if date else ():
                     state = "contradictory" if file.contradictory else file.state or "not acknowledged"
-                    out.print(f"  {day} {file.page.message_id}: {state}", highlight=False)
+                    out.print(f"  {day} {file.page.message_id}: {state}")
             if date:
                 _print_held_back(statuses[0])
     if as_json:
@@ -148,9 +141,7 @@ def _print_expiring(runtime: Runtime) -> None:
     if record is not None and record.notices:
         out.print(
             f"{counted(len(record.notices), 'consent')} about to expire, listed on {record.date.isoformat()}: "
-            f"{runtime.store.location(notices_key(record.date))}",
-            highlight=False,
-            soft_wrap=True,
+            f"{runtime.store.location(notices_key(record.date))}"
         )
 
 
@@ -255,7 +246,7 @@ def _print_dates(
     output.print_table(out, feed, columns, rows, keys=("date", "state", *numbers), right=numbers, optional=optional)
     if overdue:
         span = f"{overdue[0]} to {overdue[-1]}" if len(overdue) > 1 else f"{overdue[0]}"
-        out.print(f"[red]not delivered[/]  {counted(len(overdue), 'later date')}, over by now: {span}", highlight=False)
+        out.print(f"[red]not delivered[/]  {counted(len(overdue), 'later date')}, over by now: {span}")
 
 
 def _print_held_back(status: DateStatus) -> None:
@@ -270,9 +261,7 @@ def _print_held_back(status: DateStatus) -> None:
     if status.delivered_but_excluded:
         out.print(
             f"{counted(status.delivered_but_excluded, 'delivered portfolio')} would be left out of a new attempt, for "
-            "example because consent has ended since",
-            highlight=False,
-            soft_wrap=True,
+            "example because consent has ended since"
         )
 
 
@@ -340,14 +329,12 @@ def _verification_document(name: str, result: Verification) -> dict[str, Any]:
 def _print_verification(name: str, result: Verification, shadow: int) -> None:
     for problem in result.problems:
         colour = "yellow" if problem.harmless else "red"
-        out.print(f"  [{colour}]{escape(str(problem))}[/]", highlight=False, soft_wrap=True)
+        out.print(f"  [{colour}]{escape(str(problem))}[/]")
     verdict = "[green]sound[/]" if result.sound else "[bold red]NOT SOUND[/]"
     hidden = f", {shadow} of the manifests in the shadow" if shadow else ""
     out.print(
         f"{verdict}  {name}: {counted(result.manifests, 'manifest')}, {counted(result.pages, 'page')} read and "
-        f"checked{hidden}",
-        highlight=False,
-        soft_wrap=True,
+        f"checked{hidden}"
     )
 
 
@@ -402,9 +389,7 @@ def approve_removals(
     )
     out.print(
         f"approved: {approval.removed} removals of {day} ({roll.removed_share:.1%}), by {approval.approved_by}. "
-        f"Run it again: classfeed run --date {day} --feed {feed}",
-        highlight=False,
-        soft_wrap=True,
+        f"Run it again: classfeed run --date {day} --feed {feed}"
     )
 
 
@@ -429,7 +414,7 @@ def parity(date: Date, feed: FeedName = "class_trade", as_json: output.JsonOptio
         output.print_json(compared.report.model_dump(mode="json") | {"report": runtime.store.location(compared.key)})
     else:
         _print_parity(compared, runtime.settings.parity_clean_dates)
-        out.print(f"  {escape(runtime.store.location(compared.key))}", highlight=False, soft_wrap=True)
+        out.print(f"  {escape(runtime.store.location(compared.key))}")
     raise typer.Exit(ExitCode.OK if compared.report.clean else ExitCode.STOPPED)
 
 
@@ -438,11 +423,10 @@ def _print_parity(compared: ParityResult, required: int) -> None:
     verdict = "[green]clean[/]" if report.clean else f"[bold red]{report.unexplained} unexplained[/]"
     out.print(
         f"{verdict}  {report.feed} {report.business_date}: {report.old_lines} old lines, {report.new_lines} new, "
-        f"{report.equal_lines} equal",
-        highlight=False,
+        f"{report.equal_lines} equal"
     )
     for rule, count in report.explained.items():
-        out.print(f"  explained by {rule}: {count}", highlight=False)
+        out.print(f"  explained by {rule}: {count}")
     columns = ["line", "portfolio", "key", "kind", "field", "old", "new"]
     unexplained = [difference for difference in report.differences if difference.explanation is None][:20]
     rows = [
@@ -452,7 +436,7 @@ def _print_parity(compared: ParityResult, required: int) -> None:
     if rows:
         output.print_table(out, "", columns, rows, keys=("line", "portfolio", "key"))
     broken_by = f", broken by {score.broken_by}" if score.broken_by else ""
-    out.print(f"  {score.clean_run} of {required} clean dates in a row{broken_by}", highlight=False)
+    out.print(f"  {score.clean_run} of {required} clean dates in a row{broken_by}")
 
 
 def _feeds() -> tuple[Feed, ...]:

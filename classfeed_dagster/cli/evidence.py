@@ -95,7 +95,7 @@ def _print(feed: str, dates: list[DateEvidence]) -> None:
         output.print_table(out, "interventions", columns, people, keys=["date", "person"])
     for entry in dates:
         for gap in entry.gaps:
-            out.print(f"[red]{entry.business_date}: {escape(gap)}[/]", highlight=False, soft_wrap=True)
+            out.print(f"[red]{entry.business_date}: {escape(gap)}[/]")
     gaps = sum(bool(entry.gaps) for entry in dates)
     verdict = "[green]proven[/]" if not gaps else f"[bold red]{counted(gaps, 'date')} with gaps[/]"
-    out.print(f"{verdict}  {feed}: {counted(len(dates), 'date')}", highlight=False)
+    out.print(f"{verdict}  {feed}: {counted(len(dates), 'date')}")

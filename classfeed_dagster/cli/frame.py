@@ -58,14 +58,12 @@ def frame(
 
     if to is not None and to.suffix == ".parquet":
         count = read.write_parquet(asset, day, to, feed=feed, runtime=runtime)
-        out.print(f"{counted(count, 'row')} of {asset} {day}: {escape(str(to))}", highlight=False, soft_wrap=True)
+        out.print(f"{counted(count, 'row')} of {asset} {day}: {escape(str(to))}")
         return
     table = read.frame(asset, day, feed=feed, runtime=runtime)
     if to is not None:
         table.write_csv(to)
-        out.print(
-            f"{counted(table.height, 'row')} of {asset} {day}: {escape(str(to))}", highlight=False, soft_wrap=True
-        )
+        out.print(f"{counted(table.height, 'row')} of {asset} {day}: {escape(str(to))}")
     elif as_json:
         output.print_json({"asset": asset, "business_date": day.isoformat(), "rows": _plain(table)})
     else:

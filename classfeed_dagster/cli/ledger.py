@@ -49,8 +49,8 @@ def rebuild(feed: FeedName = DEFAULT_FEED) -> None:
         count += 1
         summary = "proven equal" if result.proven else "rebuilt"
         line = f"  {result.business_date} r{result.revision}: {counted(result.records, 'record')}, {summary}"
-        out.print(line, highlight=False)
-    out.print(f"[green]done[/]  {feed}: {counted(count, 'delivery')}", highlight=False)
+        out.print(line)
+    out.print(f"[green]done[/]  {feed}: {counted(count, 'delivery')}")
 
 
 def audit(
@@ -83,11 +83,10 @@ def audit(
         for audited in audits:
             for number, kind, key, stored, sums in audited.wrong[:_SHOWN]:
                 line = f"{audited.business_date}: {number} {kind} {key}: {stored} stored, records add up to {sums}"
-                out.print(f"  [red]{line}[/]", highlight=False, soft_wrap=True)
+                out.print(f"  [red]{line}[/]")
         verdict = "[green]agrees[/]" if not wrong else "[bold red]DIFFERS[/]"
         out.print(
-            f"{verdict}  {feed}: {counted(positions, 'position')} of {counted(len(audits), 'date')}, {wrong} wrong",
-            highlight=False,
+            f"{verdict}  {feed}: {counted(positions, 'position')} of {counted(len(audits), 'date')}, {wrong} wrong"
         )
     raise typer.Exit(ExitCode.STOPPED if wrong else ExitCode.OK)
 

@@ -71,7 +71,7 @@ def demo(
     }
     width = max(map(len, steps))
     lines = [f"  {step:<{width}}  {result}" for step, result in steps.items()]
-    out.print("\n[bold]Next steps[/]", *lines, sep="\n", highlight=False, soft_wrap=True)
+    out.print("\n[bold]Next steps[/]", *lines, sep="\n")
     raise typer.Exit(ExitCode.OK if rehearsal.proven else ExitCode.STOPPED)
 
 
@@ -139,9 +139,9 @@ def seed(portfolios: Portfolios = 300, seed: Seed = 1) -> None:
     finally:
         runtime.close()
     if count:
-        out.print(f"{portfolios} consented portfolios (and some that never consent) are in bigsite", highlight=False)
+        out.print(f"{portfolios} consented portfolios (and some that never consent) are in bigsite")
     else:
-        out.print(f"nothing to write: bigsite already holds these {present} portfolios", highlight=False)
+        out.print(f"nothing to write: bigsite already holds these {present} portfolios")
 
 
 def replay(
@@ -185,7 +185,7 @@ def up(
     home = dagster_home(settings.home)
     with only_services(home) as record:
         if stop_left_over(home):
-            out.print("Stopped the services of a `classfeed up` that was killed", highlight=False)
+            out.print("Stopped the services of a `classfeed up` that was killed")
         with output.console(stderr=True).status("starting …"):
             url = runtime.engine.url.render_as_string(hide_password=False)
         environment = {
@@ -203,16 +203,16 @@ def up(
             signal.signal(signal_number, lambda *_: stopped.set())
         chosen = free_port(port)
         if chosen != port:
-            out.print(f"Port {port} is taken: using {chosen}", highlight=False)
+            out.print(f"Port {port} is taken: using {chosen}")
         try:
             with dagster_services(home, chosen, environment) as address:
                 record(address)
-                out.print(f"The Dagster UI: [bold]{address}[/]   (Ctrl-C stops everything)", highlight=False)
+                out.print(f"The Dagster UI: [bold]{address}[/]   (Ctrl-C stops everything)")
                 wait_while_up(home, stopped)
         finally:
             server.release(settings.home)  # a run may have started the local warehouse
             runtime.close()
-    out.print("stopped", highlight=False)
+    out.print("stopped")
 
 
 def _require_embedded(settings: Settings) -> None:
@@ -340,11 +340,11 @@ def _print_rehearsal(rehearsal: Rehearsal) -> None:
                 line = (
                     f"  {report.business_date} revision {report.facts.get('revision', '-')}: {kind}: {', '.join(names)}"
                 )
-                out.print(line, highlight=False, soft_wrap=True)
+                out.print(line)
         if report.outcome.exit_code:
-            out.print(f"  {report.business_date}: {report.message}", highlight=False, markup=False, soft_wrap=True)
+            out.print(f"  {report.business_date}: {report.message}", markup=False)
     for proof in rehearsal.proofs:
         mark = "[green]proven[/]" if proof.holds else "[bold red]FAILED[/]"
-        out.print(f"  {mark}  {escape(proof.statement)}", highlight=False, soft_wrap=True)
+        out.print(f"  {mark}  {escape(proof.statement)}")
     for number, reason in rehearsal.held_back[:10]:
-        out.print(f"  held back: {number}: {reason}", highlight=False, soft_wrap=True)
+        out.print(f"  held back: {number}: {reason}")

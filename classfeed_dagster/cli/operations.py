@@ -89,9 +89,9 @@ def watchdog(
     else:
         for date in missing:
             deadline = f"{date.due.deadline_at:%Y-%m-%d %H:%M} UTC"
-            out.print(f"[red]missing[/]  {date.feed} {date.due.business_date}, due by {deadline}", highlight=False)
+            out.print(f"[red]missing[/]  {date.feed} {date.due.business_date}, due by {deadline}")
         for sensor in silent:
-            out.print(f"[red]silent[/]   {sensor}", highlight=False)
+            out.print(f"[red]silent[/]   {sensor}")
     incident = watchdog_incident(missing, silent)
     if notify:
         notifiers = (slack.messenger(settings), pagerduty.pager(settings))
@@ -99,7 +99,7 @@ def watchdog(
     if incident is not None:
         raise typer.Exit(ExitCode.STOPPED)
     if not as_json:
-        out.print("[green]nothing is missing[/]", highlight=False)
+        out.print("[green]nothing is missing[/]")
 
 
 def redrive() -> None:
@@ -111,7 +111,7 @@ def redrive() -> None:
     from classfeed_dagster.settings import get_settings
 
     moved = consent_events.redrive(consent_events.Queues.of(get_settings()))
-    out.print(f"{counted(moved, 'event')} returned to the queue", highlight=False)
+    out.print(f"{counted(moved, 'event')} returned to the queue")
 
 
 def worker(

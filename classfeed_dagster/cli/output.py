@@ -22,19 +22,19 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 
 class WrappingConsole(Console):
-    """Console whose ``soft_wrap`` breaks lines between words alone: a location stays in one piece."""
+    """Console that breaks lines of text between words alone, so that a location stays in one piece."""
 
-    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
+    def print(self, *objects: Any, **options: Any) -> None:
         """Print as ``Console`` does."""
-        if not soft_wrap:
+        if not objects or not all(isinstance(entry, str) for entry in objects):
             super().print(*objects, **options)
             return
-        text = options.pop("sep", " ").join(map(str, objects))
-        shown = self.render_str(text, markup=options.pop("markup", None), highlight=options.pop("highlight", None))
+        text = options.pop("sep", " ").join(objects)
+        shown = self.render_str(text, markup=options.pop("markup", None))
         for line in shown.split("\n", allow_blank=True):
             for part in line.divide(_line_starts(line.plain, self.width)):
                 part.rstrip()
-                super().print(part, soft_wrap=True, **options)
+                super().print(part, **options | {"soft_wrap": True})
 
 
 def _line_starts(text: str, width: int) -> list[int]:
@@ -49,7 +49,7 @@ def _line_starts(text: str, width: int) -> list[int]:
 def console(*, stderr: bool = False) -> Console:
     """Return a console as wide as the terminal, or without a limit in a pipe."""
     stream = sys.stderr if stderr else sys.stdout
-    return WrappingConsole(stderr=stderr, width=None if stream.isatty() else _UNLIMITED)
+    return WrappingConsole(stderr=stderr, width=None if stream.isatty() else _UNLIMITED, highlight=False)
 
 
 def print_table(
@@ -115,10 +115,10 @@ def link(text: str, url: str | None) -> str:
 
 def _print_blocks(target: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     # A terminal that is narrower than the keys: one line a value.
-    target.print(title, highlight=False, soft_wrap=True)
+    target.print(title, soft_wrap=True)
     for row in rows:
         for name, value in zip(columns, row, strict=True):
-            target.print(f"  {name}: {escape(value)}", highlight=False, soft_wrap=True)
+            target.print(f"  {name}: {escape(value)}", soft_wrap=True)
         target.print()
 
 

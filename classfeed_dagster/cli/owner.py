@@ -49,11 +49,11 @@ def owner(
     if as_json:
         output.print_json({"months": [recorded.model_dump(mode="json") for recorded in months if recorded.figures]})
     elif not months[-1].figures:
-        out.print(f"no number of {name} is recorded: run the job owner_report", highlight=False)
+        out.print(f"no number of {name} is recorded: run the job owner_report")
     else:
         output.print_table(
             out, f"owner's numbers of {name}", HEADER, figure_rows(months), keys=("number",),
             right=("value", "95th percentile", "month before"), optional=("95th percentile", "month before"),
         )  # fmt: skip
     if page is not None and not as_json:
-        out.print(f"page: {escape(str(page))}", highlight=False)
+        out.print(f"page: {escape(str(page))}")

@@ -72,12 +72,12 @@ def preflight(as_json: output.JsonOption = False) -> None:
         answers.append({"name": check.name, "good": good, "answer": answer})
         if not as_json:
             mark = "[green]ok[/]  " if good else "[red]FAIL[/]"
-            out.print(f"{mark}  {check.name}: {escape(answer)}", highlight=False, soft_wrap=True)
+            out.print(f"{mark}  {check.name}: {escape(answer)}")
     failures = sum(not answer["good"] for answer in answers)
     if as_json:
         output.print_json({"checks": answers})
     elif failures:
-        out.print(f"not good: {counted(failures, 'answer')}", highlight=False)
+        out.print(f"not good: {counted(failures, 'answer')}")
     raise typer.Exit(ExitCode.STOPPED if failures else ExitCode.OK)
 
 

@@ -40,7 +40,7 @@ def migrate() -> None:
         raise typer.BadParameter("DAGSTER_HOME is not set: set it to the folder of dagster.yaml")
     result = migrate_storage(Path(home))
     outcome = "created" if result.created else "kept as a newer version made it" if result.newer else "migrated"
-    out.print(f"{outcome}: {counted(result.tables, 'table')}", highlight=False)
+    out.print(f"{outcome}: {counted(result.tables, 'table')}")
 
 
 def flags(as_json: output.JsonOption = False) -> None:
@@ -61,11 +61,11 @@ def flags(as_json: output.JsonOption = False) -> None:
     columns = ["feed", "switch", "value"]
     rows = [[feed, name, str(value)] for feed, values in switches.items() for name, value in values.items()]
     output.print_table(out, "switches", columns, rows, keys=columns)
-    out.print(f"source: {settings.flag_provider}", highlight=False)
+    out.print(f"source: {settings.flag_provider}")
     for version in versions:
         at = f"{version.changed_at:%Y-%m-%d %H:%M}" if version.changed_at else "?"
         line = f"version {version.version}  {at}  {version.changed_by}  {version.reason}"
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
+        out.print(line, markup=False)
 
 
 def flags_set(
@@ -100,4 +100,4 @@ def flags_set(
     values = {name: entries for name, entries in values.items() if entries}
     check_values(values, FEEDS, "flags-set")
     version = parameter.write(json.dumps(values, sort_keys=True), reason.strip(), after=current.version)
-    out.print(f"{switch} of {feed} is {value} from version {version} of {parameter.name} on", highlight=False)
+    out.print(f"{switch} of {feed} is {value} from version {version} of {parameter.name} on")

@@ -73,15 +73,14 @@ def reconcile(
     else:
         for result, report in zip(results, reports, strict=True):
             colour = "green" if result.clean else "red" if result.errors else "yellow"
-            out.print(f"[{colour}]{result.side.value}[/]  {escape(result.summary())}", highlight=False, soft_wrap=True)
+            out.print(f"[{colour}]{result.side.value}[/]  {escape(result.summary())}")
             for worst in result.worst[:10]:
                 out.print(
                     f"  {worst.kind.value}: {worst.portfolio_number or ''} {worst.record} {worst.subject} "
                     f"{worst.field or ''}  {worst.likeliest.cause.value}",
-                    highlight=False,
                     markup=False,
                 )
-            out.print(f"  report: {escape(location(report))}", highlight=False, soft_wrap=True)
+            out.print(f"  report: {escape(location(report))}")
     raise typer.Exit(ExitCode.STOPPED if results[0].errors else ExitCode.OK)
 
 
@@ -135,7 +134,7 @@ def breaks(
         )
     else:
         reason = ": nothing was reconciled yet" if connection is None else ""
-        out.print(f"{'no open breaks' if open_only else 'no breaks'}{reason}", highlight=False)
+        out.print(f"{'no open breaks' if open_only else 'no breaks'}{reason}")
 
 
 def resolution_of(record: StoredBreak) -> str:

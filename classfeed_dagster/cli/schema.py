@@ -98,7 +98,7 @@ def _print(title: str, changes: Sequence[SchemaChange], columns: Sequence[str], 
     elif rows:
         output.print_table(out, title, columns, rows, keys=("where",))
     else:
-        out.print(f"{title}: no change", highlight=False, soft_wrap=True)
+        out.print(f"{title}: no change")
 
 
 def _difference(difference: SchemaDifference) -> dict[str, str]:
@@ -158,7 +158,7 @@ def adopt(
     from classfeed_dagster.source_contract.contract_lock import open_points
 
     if not open_points(column_exports()):
-        out.print("the contract is adopted unchanged", highlight=False)
+        out.print("the contract is adopted unchanged")
         return
     locked = lock_contract(column_exports(), by, reviewed_by)
-    out.print(f"adopted: contract {locked.version}", highlight=False)
+    out.print(f"adopted: contract {locked.version}")

@@ -60,10 +60,9 @@ def simulate(
         runtime.close()
     _print(result.written)
     out.print(
-        f"{result.world.description}; {len(result.world.sharing(coming[-1]))} of them share with Class on {coming[-1]}",
-        highlight=False,
+        f"{result.world.description}; {len(result.world.sharing(coming[-1]))} of them share with Class on {coming[-1]}"
     )
-    out.print(f"Deliver it: classfeed run --date {coming[0]} --until {coming[-1]}", highlight=False)
+    out.print(f"Deliver it: classfeed run --date {coming[0]} --until {coming[-1]}")
 
 
 def _print(days: tuple[DaySummary, ...]) -> None:

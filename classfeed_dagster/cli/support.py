@@ -127,7 +127,7 @@ def _launch(
     tags = {LAUNCHED_BY_TAG: reruns.LAUNCHED_BY, RERUN_TAG: key, CORRELATION_TAG: correlation_id}
     if url:
         run_id = operate.launch(url, feed, day, tags)
-        out.print(f"started: run {run_id}, on record as {key}", highlight=False, soft_wrap=True)
+        out.print(f"started: run {run_id}, on record as {key}")
         return None
     report = run_here(runtime, feed, day, tags)
     print_report(out, report)

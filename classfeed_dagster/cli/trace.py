@@ -174,7 +174,7 @@ def _refuse_unknown(transaction_id: str, *, as_json: bool) -> NoReturn:
         output.print_json({"transaction_id": transaction_id, "travels_on": None, "source": None, **_NOTHING})
     else:
         says = f"[red]bigsite has no such row:[/] {escape(transaction_id)}; give the id as in the document"
-        out.print(says, highlight=False)
+        out.print(says)
     raise typer.Exit(ExitCode.STOPPED)
 
 
@@ -245,7 +245,7 @@ def _print_numbers(numbers: Sequence[NumberRow], links: Mapping[str, str]) -> No
 def _print_answers(answers: Sequence[Mapping[str, str | None]]) -> None:
     for answer in answers:
         about = f", record {answer['record']}" if answer["record"] else ""
-        out.print(f"  recipient  {answer['message_id']}: {answer['state']}{about}", highlight=False)
+        out.print(f"  recipient  {answer['message_id']}: {answer['state']}{about}")
 
 
 def _answers(runtime: Runtime, feed: Feed, row: Trace) -> list[dict[str, str | None]]:
@@ -323,7 +323,7 @@ def _sighting(sighting: Sighting) -> dict[str, Any]:
 def _write_page(path: Path, page: str, *, quiet: bool) -> None:
     path.write_text(page, encoding="utf-8")
     if not quiet:
-        out.print(f"  page       {escape(str(path))}", highlight=False, soft_wrap=True)
+        out.print(f"  page       {escape(str(path))}")
 
 
 def _print_trace(trace: Trace | HoldingTrace | CashTrace) -> None:
@@ -339,56 +339,48 @@ def _print_trace(trace: Trace | HoldingTrace | CashTrace) -> None:
 
 
 def _print_transaction(trace: Trace, source: SourceRow) -> None:
-    out.print(f"[bold]{escape(trace.transaction_id)}[/] of portfolio {source.portfolio_number}", highlight=False)
-    out.print(f"  source     bigsite.{source.table}, {source.table}_id = {source.key}", highlight=False)
+    out.print(f"[bold]{escape(trace.transaction_id)}[/] of portfolio {source.portfolio_number}")
+    out.print(f"  source     bigsite.{source.table}, {source.table}_id = {source.key}")
     out.print(
         f"             business date {source.business_date}, recorded {source.recorded_at:%Y-%m-%d %H:%M:%S.%f} UTC, "
-        f"exported on {trace.travels_on}",
-        highlight=False,
+        f"exported on {trace.travels_on}"
     )
     _print_path(trace.sightings, trace.held_back, trace.reconciliations)
 
 
 def _print_holding(trace: HoldingTrace) -> None:
     name = f"{trace.exchange}:{trace.security_code}"
-    out.print(
-        f"[bold]{escape(name)}[/] of portfolio {escape(trace.portfolio_number)} on {trace.business_date}",
-        highlight=False,
-    )
+    out.print(f"[bold]{escape(name)}[/] of portfolio {escape(trace.portfolio_number)} on {trace.business_date}")
     if trace.updated_at is None:
         out.print(f"  source     [red]no row in bigsite.holding_eod[/] for security_id = {trace.security_id}")
     else:
         out.print(
             f"  source     bigsite.holding_eod, security_id = {trace.security_id}: {trace.stated} units, "
-            f"written {trace.updated_at:%Y-%m-%d %H:%M:%S} UTC",
-            highlight=False,
+            f"written {trace.updated_at:%Y-%m-%d %H:%M:%S} UTC"
         )
     _print_rows([(row, row.units) for row in trace.rows], trace.ledger)
     if trace.price is not None:
-        out.print(f"             last close {trace.price[1]} on {trace.price[0]}", highlight=False)
+        out.print(f"             last close {trace.price[1]} on {trace.price[0]}")
     _print_path(trace.sightings, trace.held_back, trace.reconciliations)
 
 
 def _print_cash(trace: CashTrace) -> None:
-    out.print(
-        f"[bold]{trace.currency} cash[/] of portfolio {escape(trace.portfolio_number)} on {trace.business_date}",
-        highlight=False,
-    )
+    out.print(f"[bold]{trace.currency} cash[/] of portfolio {escape(trace.portfolio_number)} on {trace.business_date}")
     row = f"cash_account_id = {trace.cash_account_id}"
     if trace.updated_at is None:
-        out.print(f"  source     [red]no row in bigsite.cash_balance_eod[/] for {row}", highlight=False)
+        out.print(f"  source     [red]no row in bigsite.cash_balance_eod[/] for {row}")
     else:
         written = f"{trace.stated}, written {trace.updated_at:%Y-%m-%d %H:%M:%S} UTC"
-        out.print(f"  source     bigsite.cash_balance_eod, {row}: {written}", highlight=False)
+        out.print(f"  source     bigsite.cash_balance_eod, {row}: {written}")
     _print_rows([(row, row.amount) for row in trace.rows], trace.ledger)
     _print_path(trace.sightings, trace.held_back, trace.reconciliations)
 
 
 def _print_rows(rows: Sequence[tuple[UnitsRow | AmountRow, Decimal]], ledger: Decimal) -> None:
-    out.print(f"             sum of {counted(len(rows), 'ledger row')} to the date: {ledger}", highlight=False)
+    out.print(f"             sum of {counted(len(rows), 'ledger row')} to the date: {ledger}")
     for row, number in rows[-_MOST_ROWS:]:
         late = f"   recorded {row.recorded_at:%Y-%m-%d %H:%M} UTC"
-        out.print(f"               {row.business_date}  {row.transaction_id}  {number:+}{late}", highlight=False)
+        out.print(f"               {row.business_date}  {row.transaction_id}  {number:+}{late}")
 
 
 def _print_path(
@@ -403,38 +395,27 @@ def _print_path(
         if sighting.landed_expired_on is not None:
             landed = escape(sighting.landed_location)
             absent = f"   (expired by rule on {sighting.landed_expired_on})"
-        out.print(
-            f"  landed     {landed}{absent}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        out.print(f"  landed     {landed}{absent}")
         out.print(
             f"  delivered  {manifest.business_date} revision {manifest.revision}, "
-            f"{sighting.delivery.portfolio.extract}{status}",
-            highlight=False,
+            f"{sighting.delivery.portfolio.extract}{status}"
         )
         for place in sighting.places:
             out.print(
                 f"             {_linked(sighting.page_location)}: line {place.line}, bytes {place.offset} to "
-                f"{place.offset + place.length}, {place.element}",
-                highlight=False,
-                soft_wrap=True,
+                f"{place.offset + place.length}, {place.element}"
             )
     if not sightings:
-        out.print("  delivered  not in any document yet", highlight=False)
+        out.print("  delivered  not in any document yet")
     for when, entries in (("at delivery", held_back.at_delivery), ("now", held_back.now)):
         for day, reason in entries:
-            out.print(f"  held back  {day}, {when}: {escape(reason)}", highlight=False, soft_wrap=True)
+            out.print(f"  held back  {day}, {when}: {escape(reason)}")
     for result in reconciliations:
-        out.print(
-            f"  reconciled {escape(result.verdict)}: {_linked(result.report)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        out.print(f"  reconciled {escape(result.verdict)}: {_linked(result.report)}")
     if sightings:
         from classfeed_dagster.tracing.trace import ACKNOWLEDGEMENT
 
-        out.print(f"  acknowledged  {ACKNOWLEDGEMENT}", highlight=False)
+        out.print(f"  acknowledged  {ACKNOWLEDGEMENT}")
 
 
 def _linked(location: str) -> str:

@@ -36,7 +36,7 @@ def test_terminal_wraps_sentences_at_words_and_no_location(monkeypatch: pytest.M
     sentence = (
         f"  [bold]nothing new to deliver[/]; this attempt would hold back 1 portfolio: {location}\n\n  {location}"
     )
-    console.print(sentence, highlight=False, soft_wrap=True)
+    console.print(sentence)
     lines = re.sub(r"\x1b\[\d*m", "", console.file.getvalue()).splitlines()
     assert lines[-3:] == [location, "", f"  {location}"]
     assert all(len(line) <= 40 for line in lines if location not in line), lines

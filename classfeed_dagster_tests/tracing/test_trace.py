@@ -278,7 +278,9 @@ def test_terminal_shows_numbers_as_hyperlinks(
 ) -> None:
     record = holding(delivered, "SW00000001")
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=terminal, color_system="standard" if terminal else None, width=400)
+    console = Console(
+        file=screen, force_terminal=terminal, color_system="standard" if terminal else None, width=400, highlight=False
+    )
     monkeypatch.setattr(trace_command, "out", console)
     _print_path(record.sightings, record.held_back, record.reconciliations)
     _print_numbers([NumberRow("Units", "1", "2", "3", "4")], links_of(record, "class_super", None))
