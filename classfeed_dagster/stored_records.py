@@ -103,6 +103,19 @@ def from_json(kind: type[_T] | TypeAdapter[_T], data: bytes, location: str) -> _
         raise DamagedRecordError(location, f"not a readable record ({'; '.join(faults[:3])}{more})") from None
 
 
+def read_record(store: ObjectStore, kind: type[_T], key: str) -> _T:
+    """Return a stored record; raise ObjectNotFoundError if there is none, DamagedRecordError if it is invalid."""
+    return from_json(kind, store.read(key), store.location(key))
+
+
+def find_record(store: ObjectStore, kind: type[_T], key: str) -> _T | None:
+    """Return a stored record; None if there is none. Raise DamagedRecordError if it is invalid."""
+    try:
+        return read_record(store, kind, key)
+    except ObjectNotFoundError:
+        return None
+
+
 _IN_WORDS = {"missing": "is missing", "json_invalid": "is not JSON", "extra_forbidden": "is not a known field"}
 
 
@@ -115,7 +128,7 @@ def readable(kind: type[_T], store: ObjectStore, prefix: str) -> Iterator[_T]:
     """Yield the records under ``prefix``. One that cannot be read is logged and left out."""
     for key in store.list(prefix):
         try:
-            yield from_json(kind, store.read(key), store.location(key))
+            yield read_record(store, kind, key)
         except DamagedRecordError as error:
             get_logger().error("unreadable record ignored", key=key, error_type=type(error).__name__)
         except ObjectNotFoundError:

@@ -22,7 +22,7 @@ from classfeed_dagster.acknowledgements.mapping import Answer, AnswerMapping, Fi
 from classfeed_dagster.bigsite.ledger_tables import LETTERS
 from classfeed_dagster.delivery.manifest import Manifest, Page
 from classfeed_dagster.store import InvalidKeyError, ObjectStore, check_key
-from classfeed_dagster.stored_records import Sha256, StoredRecord, create_record, file_facts, from_json, sha256
+from classfeed_dagster.stored_records import Sha256, StoredRecord, create_record, file_facts, read_record, sha256
 from classfeed_dagster.transmission.send import live_deliveries
 from classfeed_dagster.warehouse.records import (
     Break,
@@ -215,7 +215,7 @@ def _manifest_of(store: ObjectStore, feed: str, answer: Answer) -> Manifest:
 def acknowledgements(store: ObjectStore, feed: str, day: dt.date) -> tuple[Acknowledgement, ...]:
     """Return the acknowledgements of a business date, in the order of reading."""
     keys = store.list(_kept_prefix(feed, day))
-    records = [from_json(Acknowledgement, store.read(key), store.location(key)) for key in keys]
+    records = [read_record(store, Acknowledgement, key) for key in keys]
     return tuple(sorted(records, key=lambda record: (record.read_at, record.inbox_key)))
 
 
@@ -223,7 +223,7 @@ def dead_letters(store: ObjectStore, feed: str) -> tuple[DeadLetter, ...]:
     """Return the feed's dead letters without those that a later reading could read."""
     keys = store.list(f"{_kept_prefix(feed)}{_DEAD}/letter-")
     read = {digest for _, digest in kept_answers(store, feed)}
-    letters = (from_json(DeadLetter, store.read(key), store.location(key)) for key in keys)
+    letters = (read_record(store, DeadLetter, key) for key in keys)
     return tuple(letter for letter in letters if letter.sha256 not in read)
 
 

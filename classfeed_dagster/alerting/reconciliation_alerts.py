@@ -14,7 +14,6 @@ from classfeed_dagster.alerting.alerts import reconciliation_breaks
 from classfeed_dagster.alerting.incidents import Incident, raise_incident, raised, settle_incident
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.repair.observations import Observations, ObservedDate
-from classfeed_dagster.runtime import NotBuiltError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.warehouse.records import BreakSeverity, Side
 
@@ -35,7 +34,7 @@ def proof_incidents(runtime: Runtime, observations: Observations) -> list[Incide
         if not date.deliveries:
             continue
         latest = date.deliveries[-1]
-        summaries = {side: _assured(runtime, date.feed.name, date.due.business_date, side) for side in Side}
+        summaries = {side: _summary(runtime, date.feed.name, date.due.business_date, side) for side in Side}
         differing[date.feed.name] += [
             (date, side, summary) for side, summary in summaries.items() if summary is not None and summary.errors
         ]
@@ -69,15 +68,12 @@ def report_failed(runtime: Runtime, feed: str, days: Collection[dt.date], watche
 
 
 def _has_errors(runtime: Runtime, feed: str, day: dt.date) -> bool:
-    summaries = (_assured(runtime, feed, day, side) for side in Side)
+    summaries = (_summary(runtime, feed, day, side) for side in Side)
     return any(summary is not None and summary.errors for summary in summaries)
 
 
-def _assured(runtime: Runtime, feed: str, day: dt.date, side: Side) -> ReconciliationSummary | None:
-    try:
-        return runtime.load_reference(side.reference(feed), day, ReconciliationSummary)
-    except NotBuiltError:
-        return None
+def _summary(runtime: Runtime, feed: str, day: dt.date, side: Side) -> ReconciliationSummary | None:
+    return runtime.find_reference(side.reference(feed), day, ReconciliationSummary)
 
 
 def _breaks(store: ObjectStore, feed: str, members: list[tuple[ObservedDate, Side, ReconciliationSummary]]) -> Incident:

@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, Field, NonNegativeInt
 from classfeed_dagster.errors import ChainBusyError, UsageError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import Sha256, StoredRecord, canonical, from_json, sha256, to_json
+from classfeed_dagster.stored_records import Sha256, StoredRecord, canonical, read_record, sha256, to_json
 
 _ATTEMPTS = 20
 
@@ -102,7 +102,7 @@ def is_approved(store: ObjectStore, audience: RecipientSchedule, day: dt.date, r
 def approvals(store: ObjectStore, audience: RecipientSchedule, day: dt.date) -> tuple[RemovalApproval, ...]:
     """Return every approval for the date, in order."""
     prefix = f"releases/{audience.key}/{day.isoformat()}/consent-jump"
-    records = {key: from_json(RemovalApproval, store.read(key), store.location(key)) for key in store.list(prefix)}
+    records = {key: read_record(store, RemovalApproval, key) for key in store.list(prefix)}
     return tuple(approval for _, approval in sorted(records.items(), key=lambda item: (len(item[0]), item[0])))
 
 

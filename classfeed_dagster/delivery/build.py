@@ -46,8 +46,8 @@ from classfeed_dagster.stored_records import (
     StoredRecord,
     build_key,
     create_record,
-    from_json,
     json_parts,
+    read_record,
     staged_prefix,
 )
 from classfeed_dagster.wording import counted
@@ -103,7 +103,7 @@ class Build(StoredRecord):
 def read_build(store: ObjectStore, feed: str, day: dt.date, build_id: str) -> Build:
     """Return a staged build. Raise ObjectNotFoundError if there is none, DamagedRecordError if it is unreadable."""
     key = build_key(feed, day, build_id)
-    return from_json(Build, store.read(key), store.location(key))
+    return read_record(store, Build, key)
 
 
 @dataclass(frozen=True)

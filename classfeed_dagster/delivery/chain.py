@@ -19,8 +19,8 @@ from classfeed_dagster.stored_records import (
     chain_key,
     chain_prefix,
     delivered_prefix,
-    from_json,
     manifest_key,
+    read_record,
     sha256,
     to_json,
 )
@@ -66,7 +66,7 @@ def last_place(store: ObjectStore, feed: str) -> ChainPlace | None:
 def chain_entry(store: ObjectStore, feed: str, position: int) -> ChainEntry:
     """Return the entry of a position. Raise ObjectNotFoundError if unclaimed, DamagedRecordError if unreadable."""
     key = chain_key(feed, position)
-    return from_json(ChainEntry, store.read(key), store.location(key))
+    return read_record(store, ChainEntry, key)
 
 
 def manifest_link(store: ObjectStore, entry: ChainEntry) -> Link | None:

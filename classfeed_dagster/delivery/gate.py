@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt
 from classfeed_dagster.delivery.manifest import PassedCheck
 from classfeed_dagster.errors import ChainBusyError, GateRefusedError, UncheckedBuildError
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import Sha256, StoredRecord, from_json, to_json, verdict_key, verdict_prefix
+from classfeed_dagster.stored_records import Sha256, StoredRecord, read_record, to_json, verdict_key, verdict_prefix
 
 if TYPE_CHECKING:
     from classfeed_dagster.delivery.build import Build
@@ -94,7 +94,7 @@ def latest_verdict(store: ObjectStore, build: Build, check: str) -> Verdict | No
     keys = list(store.list(verdict_prefix(build.feed, build.business_date, build.build_id, check)))
     if not keys:
         return None
-    return from_json(Verdict, store.read(keys[-1]), store.location(keys[-1]))
+    return read_record(store, Verdict, keys[-1])
 
 
 def files_checked(store: ObjectStore, build: Build) -> bool:

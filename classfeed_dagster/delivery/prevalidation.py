@@ -16,7 +16,7 @@ from classfeed_dagster.delivery.manifest import ControlTotals
 from classfeed_dagster.documents.document_format import DocumentFormat, KnownRecords, RecordInspection
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import Sha256, StoredRecord, from_json, to_json
+from classfeed_dagster.stored_records import Sha256, StoredRecord, read_record, to_json
 
 
 class PrevalidatedBlock(StoredRecord):
@@ -63,7 +63,7 @@ def record_prevalidation(store: ObjectStore, key: str, code_version: str, known:
 def read_prevalidation(store: ObjectStore, key: str, code_version: str) -> KnownRecords:
     """Return the facts stored under ``key``; none if the record is missing, unreadable or of another code version."""
     try:
-        record = from_json(PrevalidationRecord, store.read(key), store.location(key))
+        record = read_record(store, PrevalidationRecord, key)
     except (ObjectNotFoundError, DamagedRecordError):
         return {}
     if record.code_version != code_version:

@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, Field, NonNegativeInt
 from classfeed_dagster.delivery.manifest import HeldBack
 from classfeed_dagster.delivery.state import DeliveredState
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, quarantine_key, quarantine_prefix, to_json
+from classfeed_dagster.stored_records import StoredRecord, quarantine_key, quarantine_prefix, read_record, to_json
 
 
 class Quarantined(StoredRecord):
@@ -108,9 +108,7 @@ def update_quarantine(
 
 def quarantine(store: ObjectStore, feed: str, day: dt.date | None = None) -> tuple[Quarantined, ...]:
     """Return every record of a date or of all dates, held and released, ordered by date and portfolio number."""
-    records = [
-        from_json(Quarantined, store.read(key), store.location(key)) for key in store.list(quarantine_prefix(feed, day))
-    ]
+    records = [read_record(store, Quarantined, key) for key in store.list(quarantine_prefix(feed, day))]
     return tuple(sorted(records, key=lambda record: (record.business_date, record.number)))
 
 

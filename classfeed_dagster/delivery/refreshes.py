@@ -19,7 +19,7 @@ from classfeed_dagster.delivery.state import DeliveredState, delivered_state
 from classfeed_dagster.errors import DataError
 from classfeed_dagster.schedules import EarlyConsent, RecipientSchedule, Refreshed
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, safe_name, to_json
+from classfeed_dagster.stored_records import StoredRecord, read_record, safe_name, to_json
 from classfeed_dagster.trading_days import business_days_between, cutoff
 
 _OLDEST_DATE = dt.timedelta(days=31)  # a refresh is granted for the latest delivered date, at most so long after it
@@ -185,18 +185,14 @@ def _passed(store: ObjectStore, feed: str, schedule: RecipientSchedule, day: dt.
 def _refreshes(store: ObjectStore, feed: str, days: list[dt.date], *, early: bool) -> list[Refresh]:
     prefix, wanted = _prefix(feed, early), {day.isoformat() for day in days}
     keys = store.list(f"{prefix}{days[0].isoformat()}/" if len(days) == 1 else prefix)
-    return [_read(store, key) for key in keys if key.removeprefix(prefix).partition("/")[0] in wanted]
+    return [read_record(store, Refresh, key) for key in keys if key.removeprefix(prefix).partition("/")[0] in wanted]
 
 
 def _recorded(store: ObjectStore, feed: str, first: dt.date) -> Iterator[Refresh]:
     for prefix in (_prefix(feed, early=False), _prefix(feed, early=True)):
         for key in store.list(prefix):
             if key.removeprefix(prefix) >= first.isoformat():
-                yield _read(store, key)
-
-
-def _read(store: ObjectStore, key: str) -> Refresh:
-    return from_json(Refresh, store.read(key), store.location(key))
+                yield read_record(store, Refresh, key)
 
 
 def _prefix(feed: str, early: bool) -> str:

@@ -30,8 +30,8 @@ from classfeed_dagster.ledger.files import (
 )
 from classfeed_dagster.ledger.positions import CARRIED, roll_forward
 from classfeed_dagster.schedules import RecipientSchedule
-from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import Sha256, StoredRecord, from_json
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import Sha256, StoredRecord, find_record
 
 Entries = Callable[[int], ChainEntry]
 PositionsOf = Callable[[pl.Series], pl.DataFrame]  # from keys of portfolios to the columns CARRIED of their positions
@@ -54,12 +54,8 @@ def ledger_of(store: ObjectStore, manifest: Manifest, manifest_sha256: str) -> L
     """Return the ledger of a delivery; None if it was delivered before the ledger and not rebuilt since."""
     if manifest.ledger is not None:
         return manifest.ledger
-    key = rebuilt_key(manifest.feed, manifest.business_date, manifest.revision)
-    try:
-        record = from_json(RebuiltLedger, store.read(key), store.location(key))
-    except ObjectNotFoundError:
-        return None
-    return record.ledger if record.manifest_sha256 == manifest_sha256 else None
+    record = find_record(store, RebuiltLedger, rebuilt_key(manifest.feed, manifest.business_date, manifest.revision))
+    return record.ledger if record is not None and record.manifest_sha256 == manifest_sha256 else None
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,15 @@ from classfeed_dagster.delivery.prevalidation import prevalidate
 from classfeed_dagster.delivery.rendered_portfolios import MANIFEST_COLUMNS, RenderedReader, RenderedWriter
 from classfeed_dagster.ledger.files import LedgerFile, StagedLedger
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import Sha256, StoredRecord, canonical, create_record, from_json, sha256, to_json
+from classfeed_dagster.stored_records import (
+    Sha256,
+    StoredRecord,
+    canonical,
+    create_record,
+    read_record,
+    sha256,
+    to_json,
+)
 
 _BATCHES_PER_SHARD = 2  # page batches per shard, so that workers end at about the same time
 _T = TypeVar("_T", bound=BaseModel)
@@ -155,7 +163,7 @@ def render_shard(
     key = _shard_name(fan_out_plan, number)
     if store.exists(f"{key}.json"):
         return
-    plan = _read(store, ShardPlan, fan_out_plan.shards[number].key)
+    plan = read_record(store, ShardPlan, fan_out_plan.shards[number].key)
     unchanged = 0
     with tempfile.TemporaryDirectory(prefix="classfeed-shard-") as folder:
         parts = LedgerParts(Path(folder), context.document_format.ledgers, context.last_of_shards)
@@ -187,7 +195,7 @@ def fan_out_pages(store: ObjectStore, context: DeliveryContext, fan_out_plan: Fa
 
 def write_pages(store: ObjectStore, context: DeliveryContext, fan_out_plan: FanOutPlan, batch: int) -> None:
     """Write, prevalidate and stage the pages of a batch (from 0)."""
-    pages = _read(store, PageBatches, _batches_key(fan_out_plan))
+    pages = read_record(store, PageBatches, _batches_key(fan_out_plan))
     # Another attempt may have divided the pages into fewer batches meanwhile.
     numbers = pages.batches[batch] if batch < len(pages.batches) else range(0)
     missing = [at for at in numbers if not store.exists(_page_key(fan_out_plan, at))]
@@ -221,8 +229,8 @@ def merge(store: ObjectStore, context: DeliveryContext, fan_out_plan: FanOutPlan
 
     Raise ObjectNotFoundError if a part is missing.
     """
-    batches = _read(store, PageBatches, _batches_key(fan_out_plan))
-    pages = [_read(store, Page, _page_key(fan_out_plan, at)) for at in range(len(batches.pages))]
+    batches = read_record(store, PageBatches, _batches_key(fan_out_plan))
+    pages = [read_record(store, Page, _page_key(fan_out_plan, at)) for at in range(len(batches.pages))]
     shards = _rendered(store, fan_out_plan)
     staged = tuple(file for shard in shards for file in shard.ledger)
     return keep_build(
@@ -263,9 +271,8 @@ def _portfolios(
 
 
 def _rendered(store: ObjectStore, fan_out_plan: FanOutPlan) -> list[RenderedShard]:
-    return [
-        _read(store, RenderedShard, f"{_shard_name(fan_out_plan, at)}.json") for at in range(len(fan_out_plan.shards))
-    ]
+    names = (_shard_name(fan_out_plan, at) for at in range(len(fan_out_plan.shards)))
+    return [read_record(store, RenderedShard, f"{name}.json") for name in names]
 
 
 def _shard_name(fan_out_plan: FanOutPlan, number: int) -> str:
@@ -278,7 +285,3 @@ def _batches_key(fan_out_plan: FanOutPlan) -> str:
 
 def _page_key(fan_out_plan: FanOutPlan, at: int) -> str:
     return f"{fan_out_plan.prefix}page-{at + 1:05d}.json"
-
-
-def _read(store: ObjectStore, kind: type[_T], key: str) -> _T:
-    return from_json(kind, store.read(key), store.location(key))

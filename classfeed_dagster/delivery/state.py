@@ -25,6 +25,7 @@ from classfeed_dagster.stored_records import (
     delivered_prefix,
     from_json,
     manifest_key,
+    read_record,
     sha256,
     to_json,
 )
@@ -233,7 +234,9 @@ def delivered_state(
     keys = [key.removeprefix(prefix) for key in store.list(prefix)]
     names = (_MANIFEST.match(key) for key in keys)
     earlier = sorted(int(name[1]) for name in names if name and (until is None or int(name[1]) < until))
-    if sent and (withheld := [_withheld(store, prefix + key) for key in keys if WITHHELD.match(key)]):
+    files = [prefix + key for key in keys if WITHHELD.match(key)]
+    if sent and files:
+        withheld = [read_record(store, WithheldFile, key) for key in files]
         every = (read_revision(store, feed, day, revision) for revision in earlier)
         return DeliveredState(feed, day, tuple(_without(entry, withheld) for entry in every), store)
     recent: list[DeliveredRevision] = []
@@ -242,10 +245,6 @@ def delivered_state(
         recent.append(read_revision(store, feed, day, earlier.pop()))
         checkpoint = read_checkpoint(store, recent[-1].manifest)
     return DeliveredState(feed, day, tuple(reversed(recent)), store, checkpoint, tuple(earlier))
-
-
-def _withheld(store: ObjectStore, key: str) -> WithheldFile:
-    return from_json(WithheldFile, store.read(key), store.location(key))
 
 
 def _without(revision: DeliveredRevision, every: Sequence[WithheldFile]) -> DeliveredRevision:

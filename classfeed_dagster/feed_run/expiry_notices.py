@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import AwareDatetime, Field, PositiveInt
 
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
+from classfeed_dagster.stored_records import StoredRecord, read_record, to_json
 from classfeed_dagster.trading_days import SYDNEY
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ def read_notices(store: ObjectStore, since: dt.date, until: dt.date) -> Iterator
     first, last = notices_key(since), notices_key(until)
     for key in store.list(_PREFIX):
         if first <= key <= last:
-            yield from_json(ExpiryNotices, store.read(key), store.location(key))
+            yield read_record(store, ExpiryNotices, key)
 
 
 def latest_notices(store: ObjectStore) -> ExpiryNotices | None:
     """Return the latest list; None if there is none."""
     keys = list(store.list(_PREFIX))
-    return from_json(ExpiryNotices, store.read(keys[-1]), store.location(keys[-1])) if keys else None
+    return read_record(store, ExpiryNotices, keys[-1]) if keys else None
 
 
 def write_notices(
@@ -78,7 +78,7 @@ def write_notices(
         notices = tuple(one for one in due if one.lead_days < listed.get(_subject(one), one.lead_days + 1))
         record = ExpiryNotices(date=day, at=now, lead_days=tuple(sorted(lead_days)), notices=notices)
         store.create(key, to_json(record))
-    return from_json(ExpiryNotices, store.read(key), store.location(key))
+    return read_record(store, ExpiryNotices, key)
 
 
 def latest_notice(store: ObjectStore, number: str, recipient: str, ends_at: dt.datetime) -> dt.date | None:

@@ -34,7 +34,7 @@ from classfeed_dagster.feeds.portfolios import Portfolios
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.settings import Environment, Settings
 from classfeed_dagster.store import ObjectStore, open_store
-from classfeed_dagster.stored_records import StoredRecord, from_json, sha256, to_json
+from classfeed_dagster.stored_records import StoredRecord, read_record, sha256, to_json
 
 if TYPE_CHECKING:
     from classfeed_dagster.parity.report import Scorecard
@@ -174,7 +174,7 @@ def attempt_flags(
         values = {each.name: flag_values(each, environment).recorded for each in concerned}
         record = AttemptFlags(feed=feed.name, business_date=day, correlation_id=correlation_id, flags=values)
         store.create(key, to_json(record))
-    recorded = from_json(AttemptFlags, store.read(key), store.location(key))
+    recorded = read_record(store, AttemptFlags, key)
     return {name: FeedFlags.from_recorded(name, values) for name, values in recorded.flags.items()}
 
 

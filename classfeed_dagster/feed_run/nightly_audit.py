@@ -10,7 +10,7 @@ from classfeed_dagster.delivery.delivery_history import delivered_dates, live_an
 from classfeed_dagster.delivery.ledger_rebuild import AUDITED_DATES, audit_positions
 from classfeed_dagster.feed_run.post_delivery import PostDelivery, ReconciliationSummary
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.runtime import NotBuiltError, Runtime
+from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.warehouse.records import Side
 
 
@@ -50,11 +50,8 @@ def _positions(runtime: Runtime, feed: Feed) -> Iterator[AuditFinding]:
 
 def _figures(work: PostDelivery) -> Iterator[AuditFinding]:
     # The data team's figures agreed once: a break now is a figure that they changed since.
-    try:
-        before = work.runtime.load_reference(Side.DATA_TEAM.reference(work.feed.name), work.day, ReconciliationSummary)
-    except NotBuiltError:
-        return
-    if before.stopped or before.errors or before.warnings:
+    before = work.runtime.find_reference(Side.DATA_TEAM.reference(work.feed.name), work.day, ReconciliationSummary)
+    if before is None or before.stopped or before.errors or before.warnings:
         return
     result = work.data_team()
     work.keep(result)

@@ -24,7 +24,7 @@ from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feed_run.switch_values import SettingsProvider, SwitchValues
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
+from classfeed_dagster.stored_records import StoredRecord, read_record, to_json
 
 FROM_SSM = "ssm"
 LAST_KNOWN = "switches/last-known.json"
@@ -198,7 +198,7 @@ class SsmProvider(AbstractProvider):
 
     def _restore(self) -> None:
         try:
-            last_known = from_json(LastKnownFlags, self._store.read(LAST_KNOWN), self._store.location(LAST_KNOWN))
+            last_known = read_record(self._store, LastKnownFlags, LAST_KNOWN)
             self._values, self._version = SettingsProvider(self._parse(last_known.text)), last_known.version
         except Exception as error:  # without a last known value, feeds are off until the parameter is readable
             get_logger().debug("no last known switches", error_type=type(error).__name__)

@@ -13,7 +13,7 @@ from classfeed_dagster.delivery.delivery_history import date_status
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.orchestration.run_date import RunReport, run_date
-from classfeed_dagster.runtime import NotBuiltError, Runtime
+from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
 from classfeed_dagster.simulation.proof import Proof, delivered_pages, prove
 from classfeed_dagster.simulation.recipient import DeliveredPage
@@ -130,9 +130,8 @@ def _reconcile(
         )
     proofs: list[Proof] = []
     for side, other in ((Side.SOURCE, "bigsite"), (Side.DATA_TEAM, "the data team's metrics")):
-        try:
-            summary = runtime.load_reference(side.reference(feed.name), day, ReconciliationSummary)
-        except NotBuiltError:
+        summary = runtime.find_reference(side.reference(feed.name), day, ReconciliationSummary)
+        if summary is None:
             proofs.append(Proof(f"reconciliation with {other}: the run {result.run_id} failed", False))
             continue
         breaks = (

@@ -9,8 +9,8 @@ from typing import Literal
 from pydantic import NonNegativeInt
 
 from classfeed_dagster.schedules import RecipientSchedule
-from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, sha256, to_json
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import StoredRecord, find_record, sha256, to_json
 
 LISTED = 1000  # differences that a report lists; its counts are complete
 
@@ -79,11 +79,7 @@ def record_parity(store: ObjectStore, report: ParityReport) -> str:
 
 def read_report(store: ObjectStore, feed: str, day: dt.date) -> ParityReport | None:
     """Return the latest report of a date; None if it was never compared. DamagedRecordError if it is unreadable."""
-    key = report_key(feed, day)
-    try:
-        return from_json(ParityReport, store.read(key), store.location(key))
-    except ObjectNotFoundError:
-        return None
+    return find_record(store, ParityReport, report_key(feed, day))
 
 
 @dataclass(frozen=True, slots=True)

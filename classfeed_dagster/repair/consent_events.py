@@ -16,8 +16,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, V
 
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, in_words, to_json
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import StoredRecord, find_record, in_words, to_json
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -137,11 +137,8 @@ def consume(queues: Queues, store: ObjectStore, now: dt.datetime) -> ConsumedMes
 
 def latest_event_at(store: ObjectStore) -> dt.datetime | None:
     """Return the instant (UTC) at which the latest event was read; None if there is none."""
-    try:
-        data = store.read(_LOOK)
-    except ObjectNotFoundError:
-        return None
-    return from_json(LatestEvent, data, store.location(_LOOK)).at
+    event = find_record(store, LatestEvent, _LOOK)
+    return None if event is None else event.at
 
 
 def redrive(queues: Queues | None) -> int:

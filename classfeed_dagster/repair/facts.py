@@ -32,7 +32,6 @@ from classfeed_dagster.repair import restatements, source_probe
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS
 from classfeed_dagster.repair.decisions import DateFacts, RunFact
 from classfeed_dagster.repair.observations import Observations, ObservedDate, ObservedRun, RunReader
-from classfeed_dagster.runtime import NotBuiltError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.service_levels.delivery_summary import deliveries
 from classfeed_dagster.service_levels.due import Due, due, latest_due
@@ -137,7 +136,7 @@ def _observe(
     held_back = tuple(record for record in quarantine(store, feed.name, day) if record.status == "HELD")
     landed = latest_snapshot(store, day, [audience])
     released = [approval.approved_at for approval in approvals(store, audience, day)]
-    verdict = _verdict(runtime, feed.name, day)
+    verdict = runtime.find_reference(Side.SOURCE.reference(feed.name), day, ReconciliationSummary)
     facts = DateFacts(
         feed=feed.name,
         business_date=day,
@@ -155,13 +154,6 @@ def _observe(
     )
     answers = read_answers(runtime, feed, day) if delivered else ()
     return ObservedDate(feed, live, when, facts, delivered, held_back, tuple(runs), answers)
-
-
-def _verdict(runtime: Runtime, feed: str, day: dt.date) -> ReconciliationSummary | None:
-    try:
-        return runtime.load_reference(Side.SOURCE.reference(feed), day, ReconciliationSummary)
-    except NotBuiltError:
-        return None
 
 
 def _worked_from(store: ObjectStore, day: dt.date, runs: Sequence[RunFact]) -> dt.datetime | None:

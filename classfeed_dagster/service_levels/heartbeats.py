@@ -7,8 +7,8 @@ import datetime as dt
 from pydantic import AwareDatetime
 
 from classfeed_dagster.errors import DamagedRecordError
-from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import MonitoringRecord, from_json, to_json
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import MonitoringRecord, find_record, to_json
 
 MAX_SILENCE = dt.timedelta(minutes=15)
 SENSORS = ("repair", "alerts")  # sensors that record heartbeats
@@ -30,13 +30,14 @@ def stale(store: ObjectStore, now: dt.datetime) -> list[str]:
     messages: list[str] = []
     for sensor in SENSORS:
         try:
-            at = from_json(SensorHeartbeat, store.read(_key(sensor)), store.location(_key(sensor))).at
-        except ObjectNotFoundError:
-            messages.append(f"the {sensor} sensor has recorded no heartbeat")
-            continue
+            heartbeat = find_record(store, SensorHeartbeat, _key(sensor))
         except DamagedRecordError:
             messages.append(f"the {sensor} sensor's heartbeat cannot be read")
             continue
+        if heartbeat is None:
+            messages.append(f"the {sensor} sensor has recorded no heartbeat")
+            continue
+        at = heartbeat.at
         minutes = int(abs(now - at).total_seconds() // 60)
         if now - at > MAX_SILENCE:
             messages.append(f"the {sensor} sensor's last heartbeat is {minutes} minutes old")

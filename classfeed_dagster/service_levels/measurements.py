@@ -14,7 +14,7 @@ from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.feed_run.flags import is_live
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.runtime import NotBuiltError, Runtime
+from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.delivery_summary import deliveries
 from classfeed_dagster.service_levels.due import Due, latest_due
 from classfeed_dagster.service_levels.held_back import summarize
@@ -105,10 +105,8 @@ def _durations(store: ObjectStore, feed: Feed) -> list[float]:
 
 def _errors(runtime: Runtime, feed: Feed, day: dt.date, side: Side) -> int:
     # Without explained differences, such as a portfolio held back.
-    try:
-        return runtime.load_reference(side.reference(feed.name), day, ReconciliationSummary).errors
-    except NotBuiltError:
-        return 0  # not reconciled yet: a separate sensor and alert cover that
+    summary = runtime.find_reference(side.reference(feed.name), day, ReconciliationSummary)
+    return 0 if summary is None else summary.errors  # a separate sensor and alert cover a date that is not reconciled
 
 
 def new_deliveries(runtime: Runtime, feed: Feed, after: int) -> Iterator[Manifest]:

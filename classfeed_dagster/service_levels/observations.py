@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, Field
 
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
+from classfeed_dagster.stored_records import StoredRecord, read_record, to_json
 from classfeed_dagster.trading_days import SYDNEY
 
 _Amount = Annotated[Decimal, Field(ge=0, le=10**18)]
@@ -58,6 +58,6 @@ def observations(store: ObjectStore, month: str, damaged: list[str], source: str
     """
     for key in store.list(f"owner-numbers/{month}/{source}"):
         try:
-            yield from_json(Observation, store.read(key), store.location(key))
+            yield read_record(store, Observation, key)
         except DamagedRecordError:
             damaged.append(key)

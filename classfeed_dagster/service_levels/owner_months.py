@@ -15,8 +15,8 @@ from pydantic import AwareDatetime, Field, NonNegativeInt
 from classfeed_dagster.service_levels.observations import Observation, observations
 from classfeed_dagster.service_levels.owner_numbers import NUMBERS, Aggregate, OwnerNumber
 from classfeed_dagster.service_levels.toil import ManualReason, stored_months
-from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import StoredRecord, find_record, to_json
 from classfeed_dagster.trading_days import SYDNEY
 
 MONTHS = 12
@@ -95,10 +95,7 @@ def close_month(store: ObjectStore, feeds: Iterable[str], month: str, now: dt.da
 
 def owner_month(store: ObjectStore, feeds: Iterable[str], month: str, now: dt.datetime) -> OwnerMonth:
     """Return a month as it was closed, else as its observations are now."""
-    try:
-        return from_json(OwnerMonth, store.read(_key(month)), store.location(_key(month)))
-    except ObjectNotFoundError:
-        return compute_month(store, feeds, month, now)
+    return find_record(store, OwnerMonth, _key(month)) or compute_month(store, feeds, month, now)
 
 
 def history(

@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeInt
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.service_levels.service_levels import Judgment, Punctuality
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
+from classfeed_dagster.stored_records import StoredRecord, read_record, to_json
 from classfeed_dagster.tags import CLOCK_TAG, LAUNCHED_BY_TAG, REPAIR, RERUN_TAG, RETRY_TAG, executed_again
 from classfeed_dagster.trading_days import SYDNEY
 
@@ -163,7 +163,7 @@ def keep(store: ObjectStore, feed: Feed, months: Mapping[str, Month], since: dt.
 
 def stored_months(store: ObjectStore, feed: str) -> list[Month]:
     """Return the stored months of a feed, in order."""
-    return [from_json(Month, store.read(key), store.location(key)) for key in store.list(f"toil/{feed}/")]
+    return [read_record(store, Month, key) for key in store.list(f"toil/{feed}/")]
 
 
 def _month(instant: dt.datetime) -> str:

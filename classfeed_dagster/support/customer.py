@@ -30,8 +30,8 @@ from classfeed_dagster.feed_run.expiry_notices import latest_notice, sharing_end
 from classfeed_dagster.feed_run.flags import flag_values
 from classfeed_dagster.ledger.files import ledger_prefix
 from classfeed_dagster.service_levels.due import due, latest_due
-from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import from_json, manifest_key, quarantine_key
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import find_record, manifest_key, quarantine_key
 from classfeed_dagster.support.portfolio_search import PortfolioSearch, switches_of
 from classfeed_dagster.trading_days import SYDNEY, cutoff
 from classfeed_dagster.transmission.send import receipt_key
@@ -222,10 +222,8 @@ def read_date(
         for entry in _disclosures(store, feed.name, day, search.rows(parts), revision)
     ]
     disclosures = [entry for entry in entries if entry]
-    key = quarantine_key(feed.name, day, number)
-    try:
-        record = from_json(Quarantined, store.read(key), store.location(key))
-    except ObjectNotFoundError:
+    record = find_record(store, Quarantined, quarantine_key(feed.name, day, number))
+    if record is None:
         return disclosures, None
     if record.status == "HELD" and not record.lacks_data:
         return disclosures, None  # delivered; only a later attempt would hold it back

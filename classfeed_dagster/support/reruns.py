@@ -23,7 +23,7 @@ from classfeed_dagster.logs import get_logger
 from classfeed_dagster.service_levels.due import due
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
+from classfeed_dagster.stored_records import StoredRecord, read_record, to_json
 
 BUDGET_WINDOW = dt.timedelta(hours=24)
 LAUNCHED_BY = "support"
@@ -162,7 +162,7 @@ def _is_member(requester: Requester, rules: RerunPolicy) -> bool:
 def requests(store: ObjectStore, feed: str) -> tuple[RerunRequest, ...]:
     """Return the recorded requests for a feed, by instant: all granted ones, and the first refused one of each hour."""
     keys = (*_granted_keys(store, feed), *store.list(f"{_REFUSED}{feed}/"))
-    records = [from_json(RerunRequest, store.read(key), store.location(key)) for key in keys]
+    records = [read_record(store, RerunRequest, key) for key in keys]
     return tuple(sorted(records, key=lambda record: record.requested_at))
 
 
@@ -189,7 +189,7 @@ def _spent(store: ObjectStore, feed: str, since: dt.datetime) -> tuple[int, int]
     keys = _granted_keys(store, feed)
     granted = 0
     for key in reversed(keys):
-        record = from_json(RerunRequest, store.read(key), store.location(key))
+        record = read_record(store, RerunRequest, key)
         if record.requested_at <= since:
             break
         granted += record.outcome == "ACCEPTED"

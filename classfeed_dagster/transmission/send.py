@@ -28,7 +28,7 @@ from classfeed_dagster.delivery.withheld import WithheldFile, withheld_key
 from classfeed_dagster.errors import DamagedRecordError, DataError, GateRefusedError, StaleBuildError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import Sha256, StoredRecord, create_record, file_facts, from_json, manifest_key
+from classfeed_dagster.stored_records import Sha256, StoredRecord, create_record, file_facts, manifest_key, read_record
 from classfeed_dagster.transmission.destination import (
     Credentials,
     Destination,
@@ -114,7 +114,7 @@ def receipt_key(feed: str, day: dt.date, revision: int, message_id: str) -> str:
 def receipts(store: ObjectStore, feed: str, day: dt.date) -> tuple[Receipt, ...]:
     """Return the receipts of a business date, by revision and message id."""
     keys = store.list(receipts_prefix(feed, day))
-    return tuple(from_json(Receipt, store.read(key), store.location(key)) for key in keys)
+    return tuple(read_record(store, Receipt, key) for key in keys)
 
 
 def require_receipts(store: ObjectStore, feed: str, day: dt.date, known: int) -> None:
@@ -247,7 +247,7 @@ class Transmission:
         key = outgoing_key(self.feed, self.day, manifest.revision, page.message_id)
         record = OutgoingFileRecord(message_id=page.message_id, began_at=began_at)
         if not create_record(self.store, key, record):
-            record = from_json(OutgoingFileRecord, self.store.read(key), self.store.location(key))
+            record = read_record(self.store, OutgoingFileRecord, key)
         return record.began_at is not None
 
     def _send(self, send: Send, manifest: Manifest, page: Page) -> list[Receipt]:

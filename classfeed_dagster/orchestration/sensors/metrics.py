@@ -13,8 +13,7 @@ from classfeed_dagster.service_levels.heartbeats import record
 from classfeed_dagster.service_levels.measurements import new_deliveries, of_delivery, of_feed
 from classfeed_dagster.service_levels.metrics import PROJECT, emit
 from classfeed_dagster.service_levels.owner_months import CURRENT_KEY, OwnerMonth
-from classfeed_dagster.store import ObjectNotFoundError
-from classfeed_dagster.stored_records import from_json
+from classfeed_dagster.stored_records import find_record
 from classfeed_dagster.tags import (
     CORRELATION_TAG,
     LAUNCHED_BY_TAG,
@@ -42,9 +41,8 @@ def of_stages(instance: dg.DagsterInstance, feed: Feed, manifest: Manifest) -> M
 
 def _emit_owner(runtime: Runtime, env: str, positions: dict[str, str]) -> None:
     # The owner's numbers, once for each time that they were computed.
-    try:
-        month = from_json(OwnerMonth, runtime.store.read(CURRENT_KEY), runtime.store.location(CURRENT_KEY))
-    except ObjectNotFoundError:
+    month = find_record(runtime.store, OwnerMonth, CURRENT_KEY)
+    if month is None:
         return
     at = month.computed_at.isoformat()
     if positions.get(_OWNER) != at:

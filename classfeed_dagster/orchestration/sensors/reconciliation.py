@@ -15,7 +15,7 @@ from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.run_history import run_fact
 from classfeed_dagster.repair.decisions import RunState, another_attempt
-from classfeed_dagster.runtime import NotBuiltError, Runtime, utc_now
+from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.service_levels.due import latest_due
 from classfeed_dagster.tags import (
     BUILD_ID_TAG,
@@ -38,13 +38,9 @@ def dates_to_reconcile(runtime: Runtime, feed: str, days: Sequence[dt.date]) -> 
         latest = delivered_state(live_and_shadow(runtime.store, feed), feed, day).latest
         if latest is None:
             continue
-        try:
-            known = runtime.load_reference(f"{feed}/{DATA_TEAM_RECONCILIATION}", day, ReconciliationSummary)
-        except NotBuiltError:
+        known = runtime.find_reference(f"{feed}/{DATA_TEAM_RECONCILIATION}", day, ReconciliationSummary)
+        if known is None or known.stopped or known.build_id != latest.build_id:
             pending.append((day, latest.build_id))
-        else:
-            if known.stopped or known.build_id != latest.build_id:
-                pending.append((day, latest.build_id))
     return pending
 
 
