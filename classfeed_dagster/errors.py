@@ -94,7 +94,7 @@ DECLARED_IN = (
     "reconciliation.rules",
     "repair.consent_events",
     "runtime",
-    "service_levels.date_cost",
+    "service_levels.observations",
     "service_levels.metrics",
     "settings",
     "simulation.file_market",

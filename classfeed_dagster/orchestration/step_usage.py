@@ -12,7 +12,7 @@ import dagster as dg
 from dagster._core.events import EngineEventData
 
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.service_levels.date_cost import Usage
+from classfeed_dagster.service_levels.observations import Usage
 from classfeed_dagster.store import store_usage
 
 

@@ -33,8 +33,7 @@ from classfeed_dagster.repair.causes import SCHEMA_ERRORS
 from classfeed_dagster.repair.decisions import DateFacts, RunFact
 from classfeed_dagster.repair.observations import Observations, ObservedDate, ObservedRun, RunReader
 from classfeed_dagster.schedules import RecipientSchedule
-from classfeed_dagster.service_levels.delivery_summary import deliveries
-from classfeed_dagster.service_levels.due import Due, due, latest_due
+from classfeed_dagster.service_levels.service_levels import Due, deliveries, due, latest_due
 from classfeed_dagster.source_contract.drift import SchemaDifference
 from classfeed_dagster.source_contract.schema import SchemaUnreadableError
 from classfeed_dagster.source_contract.schema_check import SchemaDriftError, require_schema

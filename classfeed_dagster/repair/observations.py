@@ -11,8 +11,7 @@ from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.delivery.refreshes import Refresh
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.repair.decisions import DateFacts, RunFact
-from classfeed_dagster.service_levels.delivery_summary import Delivery
-from classfeed_dagster.service_levels.due import Due
+from classfeed_dagster.service_levels.service_levels import Delivery, Due
 from classfeed_dagster.source_contract.drift import SchemaDifference
 
 

@@ -1,26 +1,68 @@
-"""Measurements of the feeds for dashboards and alarms, from the object store."""
+"""Measurements of the feeds for dashboards and alarms, from the object store, and of the portfolios held back."""
 
 from __future__ import annotations
 
 import datetime as dt
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from classfeed_dagster.bigsite.snapshot import latest_snapshot
 from classfeed_dagster.delivery.delivery_history import delivered_dates, live_and_shadow
 from classfeed_dagster.delivery.manifest import Manifest
-from classfeed_dagster.delivery.quarantine import held
+from classfeed_dagster.delivery.quarantine import Quarantined, held
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.feed_run.flags import is_live
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.service_levels.delivery_summary import deliveries
-from classfeed_dagster.service_levels.due import Due, latest_due
-from classfeed_dagster.service_levels.held_back import summarize
-from classfeed_dagster.service_levels.service_levels import Punctuality, attainment
+from classfeed_dagster.service_levels.service_levels import Due, Punctuality, attainment, deliveries, latest_due
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.records import Side
+
+# A portfolio that breaks a rule on one date waits on all later dates: the rule is the reason.
+_STRONGEST_FIRST = ("RULE", "WAITING", "CONSENT_ENDED")
+_LACKING_DATA = ("RULE", "WAITING")  # after the end of consent no data is due
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBackSummary:
+    """Distinct portfolios that are held back.
+
+    Attributes:
+        by_reason: number of portfolios by reason; each portfolio is counted once, by its strongest reason.
+        oldest: longest time for which a portfolio has been held back by a rule or an earlier date.
+    """
+
+    by_reason: dict[str, int]
+    oldest: dt.timedelta
+
+    @property
+    def lacking_data(self) -> int:
+        """Number of portfolios without data that is due."""
+        return sum(self.by_reason[reason] for reason in _LACKING_DATA)
+
+
+def summarize(records: Iterable[Quarantined], now: dt.datetime) -> HeldBackSummary:
+    """Count the portfolios of quarantine records, over all dates. ``now`` is UTC.
+
+    A portfolio whose data a revision of the date delivered is not held back for that date.
+    """
+    reasons: dict[str, str] = {}
+    oldest = dt.timedelta()
+    for record in records:
+        if not record.lacks_data:
+            continue
+        strongest = reasons.get(record.number)
+        reason = record.held_back.kind
+        if strongest is None or _STRONGEST_FIRST.index(reason) < _STRONGEST_FIRST.index(strongest):
+            reasons[record.number] = reason
+        if reason in _LACKING_DATA:
+            oldest = max(oldest, record.age(now))
+    counts = Counter(reasons.values())
+    return HeldBackSummary({reason: counts[reason] for reason in _STRONGEST_FIRST}, oldest)
+
 
 LOOK_BACK = 10  # dates
 # A morning is forecast from FORECAST_AHEAD before its target, by the median of the last FORECAST_DATES dates, if there

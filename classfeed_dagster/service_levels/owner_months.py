@@ -57,11 +57,6 @@ class OwnerMonth(StoredRecord):
         return next((figure for figure in self.figures if (figure.metric, figure.feed) == (metric, feed)), None)
 
 
-def month_of(instant: dt.datetime) -> str:
-    """Return the month of an instant in Sydney, as ``YYYY-MM``."""
-    return f"{instant.astimezone(SYDNEY):%Y-%m}"
-
-
 def months_until(month: str, count: int = MONTHS) -> list[str]:
     """Return ``count`` months that end with ``month``, in order."""
     last = int(month[:4]) * 12 + int(month[5:]) - 1

@@ -1,21 +1,110 @@
-"""Punctuality of business dates, attainment over thirty days, and missing deliveries.
+"""Due times and deliveries of business dates, their punctuality, and attainment over thirty days.
 
-The business date is judged, not the asset: a backfill of an old date does not make a feed fresh.
+A date is due on the morning of the business day after it, at Sydney local times (ADR 0003); instants are UTC. The
+business date is judged, not the asset: a backfill of an old date does not make a feed fresh.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import enum
+import re
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from classfeed_dagster import trading_days
 from classfeed_dagster.charts import data_uri
+from classfeed_dagster.delivery.delivery_history import live_and_shadow
+from classfeed_dagster.delivery.manifest import Manifest, read_manifest
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.schedules import RecipientSchedule
-from classfeed_dagster.service_levels.delivery_summary import deliveries
-from classfeed_dagster.service_levels.due import Due, due, due_since, latest_due
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import delivered_prefix
+
+_MANIFEST = re.compile(r"r(\d+)/manifest\.json\Z")
+_CACHE_SIZE = 4000
+_SUMMARIES: dict[str, Delivery | None] = {}  # by the manifest's location; None for void manifests
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The facts of a manifest that alerts and repair need. A manifest itself may be large."""
+
+    revision: int
+    delivered_at: dt.datetime  # bigsite's clock at the last consent query before the manifest
+    snapshot_at: dt.datetime
+    portfolios: int
+    held_back: int
+
+
+def deliveries(store: ObjectStore, feed: Feed, day: dt.date) -> tuple[Delivery, ...]:
+    """Return the deliveries of a date in order, without void revisions."""
+    view = live_and_shadow(store, feed.name)
+    prefix = delivered_prefix(feed.name, day)
+    summaries: list[Delivery] = []
+    for key in view.list(prefix):
+        if _MANIFEST.match(key.removeprefix(prefix)):
+            location = view.location(key)
+            if location not in _SUMMARIES:
+                if len(_SUMMARIES) >= _CACHE_SIZE:
+                    _SUMMARIES.clear()
+                _SUMMARIES[location] = _summary(view, key, location)
+            delivery = _SUMMARIES[location]
+            if delivery is not None:
+                summaries.append(delivery)
+    return tuple(sorted(summaries, key=lambda delivery: delivery.revision))
+
+
+def _summary(store: ObjectStore, key: str, location: str) -> Delivery | None:
+    manifest = read_manifest(store.read(key), location, store)
+    if not isinstance(manifest, Manifest):
+        return None
+    return Delivery(
+        manifest.revision,
+        manifest.consent_checked_at,
+        manifest.snapshot.snapshot_at,
+        len(manifest.portfolios),
+        len(manifest.held_back),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """One business date and its instants, UTC."""
+
+    business_date: dt.date
+    starts_at: dt.datetime
+    target_at: dt.datetime
+    deadline_at: dt.datetime
+
+
+def due(feed: Feed, day: dt.date) -> Due:
+    """Return the due times of ``day`` for ``feed``."""
+    morning = trading_days.next_business_day(day)
+
+    def at(local: dt.time) -> dt.datetime:
+        return dt.datetime.combine(morning, local, tzinfo=trading_days.SYDNEY).astimezone(dt.UTC)
+
+    return Due(day, at(feed.starts_at), at(feed.service_level.target), at(feed.service_level.deadline))
+
+
+def latest_due(feed: Feed, audience: RecipientSchedule, now: dt.datetime, count: int) -> Sequence[Due]:
+    """Return the last ``count`` dates whose run should have started by ``now``, oldest first."""
+    dates = audience.dates()
+    today = now.astimezone(trading_days.SYDNEY).date()
+    last = bisect_right(dates, today)
+    # Before a morning's start neither today nor the business day before it is due.
+    candidates = dates[max(0, last - count - 2) : last]
+    return [date for date in (due(feed, day) for day in candidates) if date.starts_at <= now][-count:]
+
+
+def due_since(feed: Feed, audience: RecipientSchedule, now: dt.datetime, since: dt.date) -> Sequence[Due]:
+    """Return the dates from ``since`` on whose deadline has passed by ``now``, oldest first."""
+    today = now.astimezone(trading_days.SYDNEY).date()
+    dates = (day for day in audience.dates() if since <= day <= today)
+    return [date for date in (due(feed, day) for day in dates) if date.deadline_at <= now]
+
 
 DAYS = 30
 

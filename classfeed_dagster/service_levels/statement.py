@@ -11,8 +11,7 @@ from classfeed_dagster.acknowledgements.inbox import FileAnswers, file_answers
 from classfeed_dagster.acknowledgements.mapping import FileState
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.schedules import RecipientSchedule
-from classfeed_dagster.service_levels.due import due_since
-from classfeed_dagster.service_levels.service_levels import Attainment, Judgment, judge
+from classfeed_dagster.service_levels.service_levels import Attainment, Judgment, due_since, judge
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.trading_days import SYDNEY
 from classfeed_dagster.wording import counted

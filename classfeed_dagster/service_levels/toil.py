@@ -115,7 +115,7 @@ def count(feed: str, runs: Iterable[LaunchedRun], judgments: Iterable[Judgment])
     failing_since: dict[dt.date, dt.datetime] = {}
     dates: set[dt.date] = set()
     for run in runs:
-        month = _month(run.started_at)
+        month = month_of(run.started_at)
         figures = months[month]
         if run.launcher is Launcher.PERSON:
             figures["manual_retriggers"] += 1
@@ -133,7 +133,7 @@ def count(feed: str, runs: Iterable[LaunchedRun], judgments: Iterable[Judgment])
             figures["repaired_dates"] += 1
             figures["repair_seconds"] += max(0, int((run.ended_at - failed_at).total_seconds()))
     for judgment in judgments:
-        months[_month(judgment.due.deadline_at)]["late_deliveries"] += judgment.verdict in (
+        months[month_of(judgment.due.deadline_at)]["late_deliveries"] += judgment.verdict in (
             Punctuality.LATE,
             Punctuality.MISSING,
         )
@@ -153,7 +153,7 @@ def _reason(run: LaunchedRun, dates: Collection[dt.date], failing_since: Mapping
 
 def keep(store: ObjectStore, feed: Feed, months: Mapping[str, Month], since: dt.datetime) -> Sequence[Month]:
     """Store the complete months, which begin after ``since`` (UTC); return all stored months."""
-    whole_from = _month(since)
+    whole_from = month_of(since)
     for name, month in months.items():
         key = f"toil/{feed.name}/{name}.json"
         if name > whole_from or not store.exists(key):
@@ -166,5 +166,6 @@ def stored_months(store: ObjectStore, feed: str) -> list[Month]:
     return [read_record(store, Month, key) for key in store.list(f"toil/{feed}/")]
 
 
-def _month(instant: dt.datetime) -> str:
+def month_of(instant: dt.datetime) -> str:
+    """Return the month of an instant in Sydney, as ``YYYY-MM``."""
     return f"{instant.astimezone(SYDNEY):%Y-%m}"

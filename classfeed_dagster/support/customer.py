@@ -29,7 +29,7 @@ from classfeed_dagster.domains.rules import LEDGER_RULES, RULES
 from classfeed_dagster.feed_run.expiry_notices import latest_notice, sharing_end
 from classfeed_dagster.feed_run.flags import flag_values
 from classfeed_dagster.ledger.files import ledger_prefix
-from classfeed_dagster.service_levels.due import due, latest_due
+from classfeed_dagster.service_levels.service_levels import due, latest_due
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import find_record, manifest_key, quarantine_key
 from classfeed_dagster.support.portfolio_search import PortfolioSearch, switches_of

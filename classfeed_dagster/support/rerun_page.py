@@ -24,7 +24,7 @@ from classfeed_dagster.file_access import keep_private
 from classfeed_dagster.html_page import escape
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.service_levels.due import latest_due
+from classfeed_dagster.service_levels.service_levels import latest_due
 from classfeed_dagster.support import refreshes, reruns, webserver_client
 from classfeed_dagster.support.alb_identity import HEADER, NotIdentifiedError, identify, keys_of
 from classfeed_dagster.support.customer import customer_history

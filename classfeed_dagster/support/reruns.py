@@ -20,7 +20,7 @@ from classfeed_dagster.errors import ChainBusyError, UsageError
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.free_text import identifiers_in
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.service_levels.due import due
+from classfeed_dagster.service_levels.service_levels import due
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, read_record, to_json

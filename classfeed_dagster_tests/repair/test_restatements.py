@@ -13,7 +13,7 @@ from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.repair import restatements
 from classfeed_dagster.repair.decisions import DateFacts, RunFact, RunState
 from classfeed_dagster.repair.observations import Observations, ObservedDate
-from classfeed_dagster.service_levels.due import due
+from classfeed_dagster.service_levels.service_levels import due
 from classfeed_dagster.store import LocalStore, ObjectStore
 
 DAY = dt.date(2026, 3, 2)

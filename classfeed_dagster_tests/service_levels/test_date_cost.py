@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlglot
 
-from classfeed_dagster.service_levels.date_cost import (
+from classfeed_dagster.service_levels.observations import (
     CREDITS_STATEMENT,
     CreditsNotGrantedError,
     Usage,

@@ -22,16 +22,18 @@ from classfeed_dagster.orchestration.launched_runs import launched_runs
 from classfeed_dagster.repair import facts
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.service_levels import heartbeats, service_levels
-from classfeed_dagster.service_levels.delivery_summary import Delivery
-from classfeed_dagster.service_levels.due import due, due_since, latest_due
-from classfeed_dagster.service_levels.held_back import summarize
+from classfeed_dagster.service_levels.measurements import summarize
 from classfeed_dagster.service_levels.service_levels import (
+    Delivery,
     Freshness,
     Judgment,
     Punctuality,
     attainment,
+    due,
+    due_since,
     freshness,
     judge_date,
+    latest_due,
     missing,
     plot,
 )

@@ -17,17 +17,18 @@ from classfeed_dagster.orchestration.run_history import business_date_of, is_of_
 from classfeed_dagster.orchestration.step_context import current_time, since
 from classfeed_dagster.orchestration.step_usage import usage_of
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.service_levels import owner_months
-from classfeed_dagster.service_levels.date_cost import (
+from classfeed_dagster.service_levels import owner_months, toil
+from classfeed_dagster.service_levels.observations import (
     CreditsNotGrantedError,
+    Observation,
     credit_observations,
+    observation_key,
+    observations,
+    record,
     usage_observation,
 )
-from classfeed_dagster.service_levels.delivery_summary import deliveries
-from classfeed_dagster.service_levels.due import due_since
-from classfeed_dagster.service_levels.observations import Observation, observation_key, observations, record
 from classfeed_dagster.service_levels.owner_page import HEADER, figure_rows, owner_page
-from classfeed_dagster.service_levels.service_levels import Punctuality, judge
+from classfeed_dagster.service_levels.service_levels import Punctuality, deliveries, due_since, judge
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import to_json
 from classfeed_dagster.tags import CORRELATION_TAG, reconciliation_job_name
@@ -157,7 +158,7 @@ def _engineering() -> dg.AssetsDefinition:
         damaged: list[str] = []
         recorded = [
             observation
-            for month in owner_months.months_until(owner_months.month_of(now), 2)
+            for month in owner_months.months_until(toil.month_of(now), 2)
             for source in ("pipeline", "mutation", "forge")
             for observation in observations(runtime.store, month, damaged, f"{source}/")
         ]
@@ -193,7 +194,7 @@ def _month(feed_contexts: Sequence[FeedContext]) -> dg.AssetsDefinition:
     )
     def month(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
         started, now, store = time.monotonic(), current_time(runtime), runtime.store
-        current = owner_months.month_of(now)
+        current = toil.month_of(now)
         closed = sum(
             owner_months.close_month(store, names, name, now) for name in owner_months.months_until(current)[:-1]
         )

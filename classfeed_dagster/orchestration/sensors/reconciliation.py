@@ -16,7 +16,7 @@ from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.run_history import run_fact
 from classfeed_dagster.repair.decisions import RunState, another_attempt
 from classfeed_dagster.runtime import Runtime, utc_now
-from classfeed_dagster.service_levels.due import latest_due
+from classfeed_dagster.service_levels.service_levels import latest_due
 from classfeed_dagster.tags import (
     BUILD_ID_TAG,
     CODE_VERSION_TAG,

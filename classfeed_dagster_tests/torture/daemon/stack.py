@@ -31,7 +31,7 @@ from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite.create_schema import create_schema
 from classfeed_dagster.delivery.delivery_history import DateStatus, date_status
 from classfeed_dagster.feeds.class_super import FEED
-from classfeed_dagster.service_levels.due import latest_due
+from classfeed_dagster.service_levels.service_levels import latest_due
 from classfeed_dagster.store import ObjectStore, open_store
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Number
 from classfeed_dagster_tests.fixtures.s3_servers import S3_SERVERS, create_bucket
