@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from classfeed_dagster.tracing.numbers import NumberRow
     from classfeed_dagster.tracing.source_rows import SourceRow
     from classfeed_dagster.tracing.trace import (
+        AmountRow,
+        CashTrace,
         HeldBackDates,
         HoldingTrace,
         ReconciliationResult,
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
         Trace,
         UnitsRow,
     )
-    from classfeed_dagster.tracing.trace_cash import AmountRow, CashTrace
     from classfeed_dagster.warehouse.database import Connection
 
 _MOST_ROWS = 30
@@ -184,8 +185,7 @@ def _find(
     from classfeed_dagster.retention import retention_of
     from classfeed_dagster.tracing.numbers import numbers_of
     from classfeed_dagster.tracing.trace import trace as trace_row
-    from classfeed_dagster.tracing.trace import trace_holding
-    from classfeed_dagster.tracing.trace_cash import trace_cash
+    from classfeed_dagster.tracing.trace import trace_cash, trace_holding
 
     settings, declared = runtime.settings, require_feed(feed)
     engine, store, form = runtime.engine, runtime.store, declared.format
@@ -224,8 +224,7 @@ def _ui(settings: Settings) -> str | None:
 
 def _page(row: Trace | HoldingTrace | CashTrace, feed: str, numbers: Sequence[NumberRow], ui: str | None) -> str:
     from classfeed_dagster.tracing import trace_page
-    from classfeed_dagster.tracing.trace import HoldingTrace
-    from classfeed_dagster.tracing.trace_cash import CashTrace
+    from classfeed_dagster.tracing.trace import CashTrace, HoldingTrace
 
     if isinstance(row, CashTrace):
         return trace_page.cash_page(row, feed, numbers, ui)
@@ -327,8 +326,7 @@ def _write_page(path: Path, page: str, *, quiet: bool) -> None:
 
 
 def _print_trace(trace: Trace | HoldingTrace | CashTrace) -> None:
-    from classfeed_dagster.tracing.trace import HoldingTrace
-    from classfeed_dagster.tracing.trace_cash import CashTrace
+    from classfeed_dagster.tracing.trace import CashTrace, HoldingTrace
 
     if isinstance(trace, CashTrace):
         _print_cash(trace)

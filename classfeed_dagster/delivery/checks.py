@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 
 from classfeed_dagster.delivery.gate import Verdict, record_verdict
 from classfeed_dagster.delivery.manifest import Page
-from classfeed_dagster.delivery.page_facts import header_faults, numbers_with_data, portfolio_faults, totals_faults
-from classfeed_dagster.delivery.pages import examine_file
+from classfeed_dagster.delivery.pages import (
+    examine_file,
+    header_faults,
+    numbers_with_data,
+    portfolio_faults,
+    totals_faults,
+)
 from classfeed_dagster.delivery.portfolio_list import PortfolioRecord
 from classfeed_dagster.delivery.prevalidation import prevalidation_key, read_prevalidation
 from classfeed_dagster.documents.document_format import (

@@ -10,8 +10,7 @@ from pathlib import Path
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.checks import OFFENDERS_LIMIT
 from classfeed_dagster.delivery.manifest import AnyManifest, ControlTotals, Manifest, Page, sum_totals
-from classfeed_dagster.delivery.page_facts import header_faults, portfolio_faults, totals_faults
-from classfeed_dagster.delivery.pages import examine_file
+from classfeed_dagster.delivery.pages import examine_file, header_faults, portfolio_faults, totals_faults
 from classfeed_dagster.delivery.portfolio_list import PortfolioRecord
 from classfeed_dagster.documents.document_format import DocumentFormat, PageInspection
 from classfeed_dagster.errors import DamagedRecordError

@@ -1,4 +1,9 @@
-"""The delivered state of a business date, folded from the manifests of its revisions."""
+"""The delivered state of a business date, folded from the manifests of its revisions, without withheld files.
+
+A file is withheld, that is never sent, if a consent ended between the delivery and the sending. Its record is created
+next to the manifest, which never changes. Its portfolios count as not delivered, so that the next build of the date
+carries those that still consent.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt
 
-from classfeed_dagster.delivery.manifest import AnyManifest, Link, Manifest, read_manifest
-from classfeed_dagster.delivery.withheld import WITHHELD, WithheldFile, disclosed
+from classfeed_dagster.delivery.manifest import (
+    AnyManifest,
+    ControlTotals,
+    HeldBack,
+    Link,
+    Manifest,
+    read_manifest,
+    sum_totals,
+)
 from classfeed_dagster.documents.document_format import message_id
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.ledger.files import ledger_prefix
@@ -29,6 +41,48 @@ from classfeed_dagster.stored_records import (
     sha256,
     to_json,
 )
+
+WITHHELD = re.compile(r"r(?P<revision>0|[1-9][0-9]*)/withheld-(?P<message_id>.+)\.json\Z")
+
+
+class WithheldFile(StoredRecord):
+    """One delivered file that is not sent."""
+
+    schema_version: Literal[1] = 1
+    feed: str
+    business_date: dt.date
+    revision: NonNegativeInt
+    message_id: str = Field(description="id of the file")
+    ended: tuple[str, ...] = Field(description="numbers of the portfolios whose consent ended")
+    may_have_arrived: bool = Field(description="true if an attempt began to send it and there is no receipt")
+    withheld_at: AwareDatetime
+    correlation_id: str
+
+
+def withheld_key(feed: str, day: dt.date, revision: int, message_id: str) -> str:
+    """Return the key of a withheld file's record."""
+    return f"{delivered_prefix(feed, day, revision)}withheld-{message_id}.json"
+
+
+def disclosed(manifest: Manifest, withheld: Sequence[WithheldFile]) -> Manifest:
+    """Return a manifest without the withheld files and their portfolios. Those whose consent ended are held back."""
+    if not withheld:
+        return manifest
+    names = {file.message_id for file in withheld}
+    pages = tuple(page for page in manifest.pages if page.message_id not in names)
+    totals = sum_totals(pages)
+    ended = sorted({number for file in withheld for number in file.ended})
+    entries = [HeldBack(number=number, kind="CONSENT_ENDED", reason="consent ended before sending") for number in ended]
+    return manifest.model_copy(
+        update={
+            "pages": pages,
+            "portfolios": tuple(portfolio for portfolio in manifest.portfolios if portfolio.page not in names),
+            "held_back": tuple(sorted([*manifest.held_back, *entries], key=lambda entry: entry.number)),
+            "counts": dict(totals.counts),
+            "totals": ControlTotals.of(totals),
+        }
+    )
+
 
 CHECKPOINT_EVERY = 16  # revisions of a date that are read one by one; earlier ones are folded into a checkpoint
 _MANIFEST = re.compile(r"r(0|[1-9][0-9]*)/manifest\.json\Z")

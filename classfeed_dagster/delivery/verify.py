@@ -26,9 +26,8 @@ from classfeed_dagster.delivery.problems import (
     portfolios_by_page,
 )
 from classfeed_dagster.delivery.quarantine import quarantine
-from classfeed_dagster.delivery.state import checkpoint_fault
+from classfeed_dagster.delivery.state import WITHHELD, checkpoint_fault
 from classfeed_dagster.delivery.verify_files import MANIFEST_NAME, verify_paths
-from classfeed_dagster.delivery.withheld import WITHHELD
 from classfeed_dagster.documents.document_format import DocumentFormat, message_id
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.ledger.files import ledger_prefix

@@ -25,7 +25,7 @@ from classfeed_dagster.domains.consented_portfolios import ConsentRoll
 from classfeed_dagster.feed_run.flags import live_gate
 from classfeed_dagster.feed_run.switches import FeedFlags
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.parity.report import Scorecard, scorecard
+from classfeed_dagster.parity.comparison import Scorecard, scorecard
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 

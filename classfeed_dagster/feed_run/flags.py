@@ -37,7 +37,7 @@ from classfeed_dagster.store import ObjectStore, open_store
 from classfeed_dagster.stored_records import StoredRecord, read_record, sha256, to_json
 
 if TYPE_CHECKING:
-    from classfeed_dagster.parity.report import Scorecard
+    from classfeed_dagster.parity.comparison import Scorecard
 
 _SSM: list[SsmProvider] = []  # the provider in use, if it is SSM's
 DOMAIN = "classfeed"  # OpenFeature's domain: the part of a process that a provider serves

@@ -33,9 +33,8 @@ from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.trading_days import SYDNEY, next_business_day
 from classfeed_dagster.warehouse.breaks import BreakChanges, run_history, save_breaks, stored_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
-from classfeed_dagster.warehouse.content import TableContent, changed_tables, content_of
 from classfeed_dagster.warehouse.database import Connection
-from classfeed_dagster.warehouse.load import LoadResult, load_delivery
+from classfeed_dagster.warehouse.load import LoadResult, TableContent, changed_tables, content_of, load_delivery
 from classfeed_dagster.warehouse.records import Side
 
 # Due time of the data team's figures for a date: Sydney time on the next business day.

@@ -30,7 +30,7 @@ from classfeed_dagster.orchestration.step_context import (
     step,
     timed,
 )
-from classfeed_dagster.parity.report import ParityDifference
+from classfeed_dagster.parity.comparison import ParityDifference
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
 

@@ -10,15 +10,15 @@ from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.errors import UsageError
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.parity.comparison import compare_parity
-from classfeed_dagster.parity.legacy_files import legacy_prefix
-from classfeed_dagster.parity.report import (
+from classfeed_dagster.parity.comparison import (
     ParityReport,
     Scorecard,
+    compare_parity,
     read_report,
     record_parity,
     scorecard,
 )
+from classfeed_dagster.parity.legacy_files import legacy_prefix
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import canonical, sha256

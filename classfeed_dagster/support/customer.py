@@ -24,7 +24,7 @@ from classfeed_dagster.bigsite.tables import portfolio
 from classfeed_dagster.delivery.delivery_history import latest_date
 from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key
 from classfeed_dagster.delivery.quarantine import Quarantined
-from classfeed_dagster.delivery.withheld import withheld_key
+from classfeed_dagster.delivery.state import withheld_key
 from classfeed_dagster.domains.rules import LEDGER_RULES, RULES
 from classfeed_dagster.feed_run.expiry_notices import latest_notice, sharing_end
 from classfeed_dagster.feed_run.flags import flag_values

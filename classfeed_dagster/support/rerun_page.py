@@ -29,7 +29,7 @@ from classfeed_dagster.support import refreshes, reruns, webserver_client
 from classfeed_dagster.support.alb_identity import HEADER, NotIdentifiedError, identify, keys_of
 from classfeed_dagster.support.customer import customer_history
 from classfeed_dagster.support.customer_page import disclosure_page
-from classfeed_dagster.support.lookups import record_lookup
+from classfeed_dagster.support.reruns import record_lookup
 from classfeed_dagster.tags import CORRELATION_TAG, LAUNCHED_BY_TAG, RERUN_TAG, new_correlation_id
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Re-runs on request of the support group: permission, budget and a create-only record of each request.
+"""Re-runs and customer look-ups of the support group: permission, budget and a create-only record of each request.
 
 A re-run is safe at any time, because nothing is delivered twice. The rules limit how often people start one and record
 who did. A request chooses the feed and the business date, and nothing else: no fresh snapshot, no approval of removals,
@@ -23,7 +23,7 @@ from classfeed_dagster.logs import get_logger
 from classfeed_dagster.service_levels.service_levels import due
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, read_record, to_json
+from classfeed_dagster.stored_records import StoredRecord, read_record, sha256, to_json
 
 BUDGET_WINDOW = dt.timedelta(hours=24)
 LAUNCHED_BY = "support"
@@ -230,3 +230,32 @@ def _refusal(
     if under_way():
         return f"a run of {day.isoformat()} is in progress: wait for its end"
     return None
+
+
+class CustomerLookup(StoredRecord):
+    """Record of a person who was shown a customer's feeds."""
+
+    schema_version: Literal[1] = 1
+    portfolio_number: str
+    looked_up_by: str = Field(description="the person's login name, as the identity provider states it")
+    looked_up_at: AwareDatetime
+
+
+def record_lookup(
+    store: ObjectStore, number: str, requester: Requester, rules: RerunPolicy, budget: int, at: dt.datetime
+) -> str:
+    """Record a look-up before it is answered; return the record's key. ``at`` is UTC.
+
+    RerunRefusedError for persons outside the group, and above ``budget`` look-ups of one person on one day (UTC).
+    """
+    require_member(requester, rules)
+    prefix = f"reruns/lookups/{at:%Y-%m-%d}/{sha256(requester.name.encode())[:16]}/"
+    record = CustomerLookup(portfolio_number=number, looked_up_by=requester.name, looked_up_at=at)
+    for _ in range(_ATTEMPTS):
+        count = sum(1 for _ in store.list(prefix))
+        if count >= budget:
+            raise RerunRefusedError(f"{count} customers were looked up today, which is the limit: page the on-call")
+        key = f"{prefix}{count + 1:06d}.json"
+        if store.create(key, to_json(record)):
+            return key
+    raise ChainBusyError("other look-ups were recorded at the same time: look it up again")

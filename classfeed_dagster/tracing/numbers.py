@@ -26,8 +26,7 @@ from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, INVESTMENT_HOLDI
 from classfeed_dagster.domains.lineage import sources_of
 from classfeed_dagster.store import ObjectStore, address
 from classfeed_dagster.tracing.source_rows import SourceRow
-from classfeed_dagster.tracing.trace import HoldingTrace, Sighting, Trace
-from classfeed_dagster.tracing.trace_cash import CashTrace
+from classfeed_dagster.tracing.trace import CashTrace, HoldingTrace, Sighting, Trace
 from classfeed_dagster.warehouse.database import Connection, literal, query
 from classfeed_dagster.warehouse.rows import key_of
 from classfeed_dagster.warehouse.schema import stored_table

@@ -13,13 +13,13 @@ from classfeed_dagster.store import address
 from classfeed_dagster.tracing.numbers import HEADER, NumberRow, links_of
 from classfeed_dagster.tracing.trace import (
     ACKNOWLEDGEMENT,
+    CashTrace,
     HeldBackDates,
     HoldingTrace,
     ReconciliationResult,
     Sighting,
     Trace,
 )
-from classfeed_dagster.tracing.trace_cash import CashTrace
 from classfeed_dagster.wording import counted
 
 

@@ -23,8 +23,7 @@ from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key, switched
 from classfeed_dagster.delivery.gate import REQUIRED_VERDICTS
 from classfeed_dagster.delivery.manifest import Manifest, Page
 from classfeed_dagster.delivery.quarantine import held
-from classfeed_dagster.delivery.state import delivered_state
-from classfeed_dagster.delivery.withheld import WithheldFile, withheld_key
+from classfeed_dagster.delivery.state import WithheldFile, delivered_state, withheld_key
 from classfeed_dagster.errors import DamagedRecordError, DataError, GateRefusedError, StaleBuildError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore

@@ -17,9 +17,8 @@ from classfeed_dagster.delivery.chain import claim_next, close_place, last_place
 from classfeed_dagster.delivery.chain_integrity import require_chain
 from classfeed_dagster.delivery.manifest import ChainEntry, Manifest
 from classfeed_dagster.delivery.sent import positions_at, sent_date
-from classfeed_dagster.delivery.state import DeliveredState, delivered_state, read_revision
+from classfeed_dagster.delivery.state import DeliveredState, WithheldFile, delivered_state, read_revision, withheld_key
 from classfeed_dagster.delivery.verify import verify_feed
-from classfeed_dagster.delivery.withheld import WithheldFile, withheld_key
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import LocalStore, ObjectStore
 from classfeed_dagster.stored_records import manifest_key, sha256, to_json

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from classfeed_dagster.delivery.page_facts import totals_faults
+from classfeed_dagster.delivery.pages import totals_faults
 from classfeed_dagster.documents.camt_053 import CAMT_053
 from classfeed_dagster.documents.csv_mapping import CsvLayout
 from classfeed_dagster.documents.document_format import Totals, paging_of

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from classfeed_dagster.delivery.page_facts import header_faults, totals_faults
+from classfeed_dagster.delivery.pages import header_faults, totals_faults
 from classfeed_dagster.documents.camt_053 import CAMT_053
 from classfeed_dagster.documents.document_format import LONGEST_ID_NUMBERS, Totals
 from classfeed_dagster.documents.iso_20022 import IsoMessageFormat, schema_of

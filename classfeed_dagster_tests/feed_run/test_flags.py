@@ -27,7 +27,7 @@ from classfeed_dagster.feed_run.switches import FeedFlags
 from classfeed_dagster.feeds import class_cash, class_trade
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.feeds.portfolios import Portfolios
-from classfeed_dagster.parity.report import Scorecard
+from classfeed_dagster.parity.comparison import Scorecard
 from classfeed_dagster.settings import Environment, Settings
 
 TRADE, CASH = class_trade.FEED, class_cash.FEED

@@ -22,7 +22,7 @@ from classfeed_dagster.feed_run.feed_date import FeedIdleError
 from classfeed_dagster.feed_run.feed_run import FeedRun
 from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feeds.class_trade import FEED
-from classfeed_dagster.parity.report import ParityReport
+from classfeed_dagster.parity.comparison import ParityReport
 from classfeed_dagster.parity.run import compare_date, to_compare
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import Cadence

@@ -19,16 +19,17 @@ from classfeed_dagster.feed_run.flags import live_gate
 from classfeed_dagster.feed_run.switches import FeedFlags
 from classfeed_dagster.feeds import class_trade
 from classfeed_dagster.parity import legacy_files
-from classfeed_dagster.parity.comparison import NothingToCompareError, compare_parity
-from classfeed_dagster.parity.explanations import PARITY_RULES
-from classfeed_dagster.parity.legacy_files import LegacyFileError, LegacyMissingError, legacy_prefix
-from classfeed_dagster.parity.report import (
+from classfeed_dagster.parity.comparison import (
+    NothingToCompareError,
     ParityReport,
+    compare_parity,
     read_report,
     record_parity,
     report_key,
     scorecard,
 )
+from classfeed_dagster.parity.explanations import PARITY_RULES
+from classfeed_dagster.parity.legacy_files import LegacyFileError, LegacyMissingError, legacy_prefix
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore, open_store
 from classfeed_dagster_tests.fixtures import csv_frames as make

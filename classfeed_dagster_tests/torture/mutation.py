@@ -56,9 +56,9 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "delivery": (
         ["delivery/plan.py", "delivery/publish.py", "delivery/chain.py", "delivery/state.py", "delivery/gate.py",
-         "delivery/checks.py", "delivery/page_facts.py", "delivery/quarantine.py", "delivery/approve_removals.py",
+         "delivery/checks.py", "delivery/pages.py", "delivery/quarantine.py", "delivery/approve_removals.py",
          "delivery/verify.py", "delivery/build.py", "delivery/pages.py", "delivery/prevalidation.py", "delivery/shards.py",
-         "delivery/rendered_portfolios.py"],
+         "delivery/shards.py"],
         ["delivery"],
     ),
     "reconciliation": (

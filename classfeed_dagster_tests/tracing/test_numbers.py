@@ -12,8 +12,7 @@ from classfeed_dagster.feeds import class_cash, class_trade
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.tracing.numbers import NumberRow, numbers_of
-from classfeed_dagster.tracing.trace import Trace, trace, trace_holding
-from classfeed_dagster.tracing.trace_cash import trace_cash
+from classfeed_dagster.tracing.trace import Trace, trace, trace_cash, trace_holding
 from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
 from classfeed_dagster.warehouse.rows import key_of
 from classfeed_dagster_tests.fixtures.desk import Desk, at_a_desk

@@ -20,8 +20,7 @@ from classfeed_dagster.retention import Retention
 from classfeed_dagster.store import ObjectNotFoundError, address
 from classfeed_dagster.tracing.numbers import NumberRow, links_of
 from classfeed_dagster.tracing.source_rows import NotACashAccountError, NotAHoldingError
-from classfeed_dagster.tracing.trace import HoldingTrace, trace, trace_holding
-from classfeed_dagster.tracing.trace_cash import CashTrace, trace_cash
+from classfeed_dagster.tracing.trace import CashTrace, HoldingTrace, trace, trace_cash, trace_holding
 from classfeed_dagster.tracing.trace_page import cash_page, holding_page, transaction_page
 from classfeed_dagster_tests.fixtures.desk import Desk
 from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.warehouse.content import TableContent, changed_tables
+from classfeed_dagster.warehouse.load import TableContent, changed_tables
 from classfeed_dagster_tests.fixtures import planted_warehouse as planted
 
 

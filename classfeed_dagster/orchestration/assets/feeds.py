@@ -24,7 +24,7 @@ from classfeed_dagster.orchestration.column_metadata import table_metadata
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.metadata_values import markdown_table, numbers, object_link, picture
 from classfeed_dagster.orchestration.step_context import step
-from classfeed_dagster.parity.report import ParityReport
+from classfeed_dagster.parity.comparison import ParityReport
 from classfeed_dagster.parity.run import ParityResult, compare_date
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule

@@ -19,7 +19,7 @@ from classfeed_dagster.orchestration.assets.feeds import unexplained_table
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.metadata_values import markdown_table, without_zeros
 from classfeed_dagster.orchestration.step_context import step
-from classfeed_dagster.parity.report import read_report, scorecard
+from classfeed_dagster.parity.comparison import read_report, scorecard
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.wording import counted
