@@ -80,7 +80,6 @@ DECLARED_IN = (
     "local.snowflake_server",
     "orchestration.celery_executor",
     "orchestration.dagster_storage",
-    "orchestration.optional_dependencies",
     "orchestration.run_launcher",
     "orchestration.run_recovery",
     "parity.comparison",

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster import trading_days
-from classfeed_dagster.orchestration.partitions import business_date_partitions
+from classfeed_dagster.orchestration.definitions import business_date_partitions
 
 D = dt.date
 SUPPORTED = st.dates(D(2010, 2, 1), D(2035, 11, 30))

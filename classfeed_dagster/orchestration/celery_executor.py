@@ -18,7 +18,7 @@ from dagster import _check as check
 from dagster._core.execution.retries import RetryMode
 
 from classfeed_dagster.errors import TemporaryError
-from classfeed_dagster.orchestration.optional_dependencies import ExecutorError, extra_needed
+from classfeed_dagster.extras import ExecutorError, extra_needed
 from classfeed_dagster.settings import Settings, get_settings
 
 with extra_needed("CLASSFEED_EXECUTOR=celery", "celery"):

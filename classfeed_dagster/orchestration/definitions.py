@@ -1,7 +1,8 @@
-"""Assembly of all Dagster definitions. It loads without any service reachable and without any secret set."""
+"""Assembly of all Dagster definitions, and their partitions. It loads without any service or secret."""
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -30,10 +31,8 @@ from classfeed_dagster.orchestration.checks.landing import holders_check, values
 from classfeed_dagster.orchestration.checks.operations import fresh_check, on_time_check
 from classfeed_dagster.orchestration.checks.reconciliation import data_team_agrees_check, source_agrees_check
 from classfeed_dagster.orchestration.default_status import DefaultStatus
-from classfeed_dagster.orchestration.executors import executor_called
 from classfeed_dagster.orchestration.feed_context import FeedContext
-from classfeed_dagster.orchestration.open_lineage_runs import run_event_sensors
-from classfeed_dagster.orchestration.partitions import business_date_partitions
+from classfeed_dagster.orchestration.jobs import executor_called
 from classfeed_dagster.orchestration.resources import runtime_resource, shown_resources
 from classfeed_dagster.orchestration.sensors.acknowledgements import acknowledgement_sensor
 from classfeed_dagster.orchestration.sensors.alerts import alert_sensor, expected_checks
@@ -42,10 +41,11 @@ from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor
 from classfeed_dagster.orchestration.sensors.parity import parity_sensor
 from classfeed_dagster.orchestration.sensors.reconciliation import reconciliation_sensor
 from classfeed_dagster.orchestration.sensors.repair import repair_sensor
-from classfeed_dagster.orchestration.sensors.traces import tracing_sensors
+from classfeed_dagster.orchestration.sensors.traces import run_event_sensors, tracing_sensors
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.settings import Environment, Settings
+from classfeed_dagster.trading_days import LAST_SUPPORTED, SYDNEY, is_business_day
 
 if TYPE_CHECKING:
     from dagster import UnresolvedAssetJobDefinition
@@ -224,4 +224,22 @@ def _reconciliation(feed_contexts: Sequence[FeedContext], status: DefaultStatus)
             reconciliation_sensor(feed_context, job, status)
             for feed_context, job in zip(feed_contexts, reconciliation_jobs, strict=True)
         ],
+    )
+
+
+def business_date_partitions(first: dt.date) -> dg.DailyPartitionsDefinition:
+    """Return a partition per ASX business day from ``first``, keyed YYYY-MM-DD.
+
+    A day's partition exists once the day has ended in Sydney. The key is the business date. Time windows of partitions
+    with exclusions include the excluded days, so no code may read them.
+    """
+    holidays: list[dt.datetime] = []
+    day = first
+    while day <= LAST_SUPPORTED:
+        if day.weekday() < 5 and not is_business_day(day):
+            holidays.append(dt.datetime.combine(day, dt.time()))
+        day += dt.timedelta(days=1)
+    weekends = ["0 0 * * 6", "0 0 * * 0"]
+    return dg.DailyPartitionsDefinition(
+        start_date=first.isoformat(), timezone=SYDNEY.key, exclusions=[*weekends, *holidays]
     )

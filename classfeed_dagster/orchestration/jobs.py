@@ -1,4 +1,4 @@
-"""Jobs, one function each."""
+"""Jobs, one function each, and the executors of their steps by the setting ``CLASSFEED_EXECUTOR``."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from classfeed_dagster.alerting.audit_alerts import raise_audit_failure, sync_audit_incident
+from classfeed_dagster.extras import extra_needed
 from classfeed_dagster.feed_run.nightly_audit import audit_feed
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
@@ -211,3 +212,25 @@ def simulation_recipients_job() -> "dg.UnresolvedAssetJobDefinition":
 
 def _asset_job(name: str, selection: dg.AssetSelection, description: str) -> "dg.UnresolvedAssetJobDefinition":
     return dg.define_asset_job(name, selection, description=description, executor_def=dg.in_process_executor)
+
+
+def executor_called(name: str) -> dg.ExecutorDefinition:
+    """Return the executor of a run's steps by the setting ``CLASSFEED_EXECUTOR``.
+
+    The default is ``in_process``, because starting processes costs more than the work of an ordinary day.
+    ``multiprocess`` starts a process a step, ``celery`` passes steps to workers on other machines, ``k8s`` starts a pod
+    a step. The last two are extras of this project; ExecutorError names the extra to install if it is missing.
+    """
+    match name:
+        case "multiprocess":
+            return dg.multiprocess_executor
+        case "celery":
+            from classfeed_dagster.orchestration.celery_executor import celery_steps
+
+            return celery_steps
+        case "k8s":
+            with extra_needed(f"CLASSFEED_EXECUTOR={name}", "k8s"):
+                from dagster_k8s import k8s_job_executor
+            # Without it a run's own configuration would give its pods another command, account or image.
+            return k8s_job_executor.configured({}, name="k8s")
+    return dg.in_process_executor

@@ -18,10 +18,10 @@ from dagster._grpc.types import ExecuteStepArgs
 from dagster._serdes import pack_value
 from pydantic import ValidationError
 
+from classfeed_dagster.extras import ExecutorError
 from classfeed_dagster.orchestration import celery_executor as celery_steps
 from classfeed_dagster.orchestration.celery_executor import ATTEMPTS, Heartbeat, application
-from classfeed_dagster.orchestration.executors import executor_called
-from classfeed_dagster.orchestration.optional_dependencies import ExecutorError
+from classfeed_dagster.orchestration.jobs import executor_called
 from classfeed_dagster.settings import Settings, get_settings
 
 # Dagster declares its task anew for every step; Celery warns once in a process.

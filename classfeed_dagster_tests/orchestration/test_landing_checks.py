@@ -10,7 +10,7 @@ from classfeed_dagster.bigsite import tables
 from classfeed_dagster.orchestration.asset_keys import landing_key
 from classfeed_dagster.orchestration.asset_policies import preview_features
 from classfeed_dagster.orchestration.checks.landing import HOLDERS_CHECK, holders_check
-from classfeed_dagster.orchestration.partitions import business_date_partitions
+from classfeed_dagster.orchestration.definitions import business_date_partitions
 from classfeed_dagster_tests.fixtures.desk import FEED, Desk
 from classfeed_dagster_tests.fixtures.morning import attempt, prepare
 

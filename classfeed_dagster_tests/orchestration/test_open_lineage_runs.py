@@ -7,8 +7,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from classfeed_dagster.orchestration.open_lineage_runs import run_event_sensors
-from classfeed_dagster.orchestration.optional_dependencies import ExecutorError
+from classfeed_dagster.extras import ExecutorError
+from classfeed_dagster.orchestration.sensors.traces import run_event_sensors
 from classfeed_dagster.settings import Settings
 
 

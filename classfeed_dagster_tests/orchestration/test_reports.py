@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from classfeed_dagster.alerting.incidents import raised
 from classfeed_dagster.cli import app as cli
-from classfeed_dagster.orchestration import step_usage
+from classfeed_dagster.orchestration import step_context
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import RunReport, run_date
 from classfeed_dagster.service_levels.observations import Observation, observations, record
@@ -123,8 +123,8 @@ def test_step_succeeds_when_its_cost_cannot_be_recorded(monkeypatch: pytest.Monk
     def refuse(*_: object) -> None:
         raise OSError("database is locked")
 
-    monkeypatch.setattr(step_usage, "_report", refuse)
-    with structlog.testing.capture_logs() as logs, step_usage.measured(object(), "x"):
+    monkeypatch.setattr(step_context, "_report", refuse)
+    with structlog.testing.capture_logs() as logs, step_context.measured(object(), "x"):
         pass
     assert [(line["event"], line["error_type"]) for line in logs] == [("cost of a step not recorded", "OSError")]
 
@@ -134,7 +134,7 @@ def test_cost_of_a_failed_step_is_recorded(desk: Desk) -> None:
         desk.run(MONDAY, at=desk.runtime.settings.now)  # bigsite is not ready
     (run,) = desk.instance.get_runs()
     assert run.status is dg.DagsterRunStatus.FAILURE
-    used = step_usage.usage_of(desk.instance, run.run_id)
+    used = step_context.usage_of(desk.instance, run.run_id)
     assert used.requests > 0
 
 

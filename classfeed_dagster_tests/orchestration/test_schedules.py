@@ -10,7 +10,7 @@ import pytest
 from classfeed_dagster import trading_days
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.orchestration.default_status import DefaultStatus
-from classfeed_dagster.orchestration.partitions import business_date_partitions
+from classfeed_dagster.orchestration.definitions import business_date_partitions
 from classfeed_dagster.orchestration.schedules import date_due, morning_schedule
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.tags import CORRELATION_TAG

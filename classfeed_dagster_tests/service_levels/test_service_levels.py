@@ -18,7 +18,7 @@ from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.jobs import purge_runs
-from classfeed_dagster.orchestration.launched_runs import launched_runs
+from classfeed_dagster.orchestration.run_history import launched_runs
 from classfeed_dagster.repair import facts
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.service_levels import heartbeats, service_levels

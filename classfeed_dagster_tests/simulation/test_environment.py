@@ -14,9 +14,8 @@ import sqlalchemy as sa
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite.tables import portfolio
 from classfeed_dagster.orchestration.asset_keys import SIMULATED_CUSTOMERS
-from classfeed_dagster.orchestration.definitions import simulation_definitions
+from classfeed_dagster.orchestration.definitions import business_date_partitions, simulation_definitions
 from classfeed_dagster.orchestration.jobs import CLEANING_JOB, SIMULATION_JOB
-from classfeed_dagster.orchestration.partitions import business_date_partitions
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Environment, Settings
 from classfeed_dagster.simulation.environment import advance, described_world, expire, last_day, world_in

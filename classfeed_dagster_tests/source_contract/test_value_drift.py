@@ -18,7 +18,7 @@ from classfeed_dagster.feeds.column_exports import column_exports
 from classfeed_dagster.orchestration.asset_keys import LANDING, landing_key
 from classfeed_dagster.orchestration.asset_policies import preview_features
 from classfeed_dagster.orchestration.checks.landing import values_check
-from classfeed_dagster.orchestration.partitions import business_date_partitions
+from classfeed_dagster.orchestration.definitions import business_date_partitions
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.source_contract.contract import load_contract

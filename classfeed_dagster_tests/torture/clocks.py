@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from classfeed_dagster.orchestration.partitions import business_date_partitions
+from classfeed_dagster.orchestration.definitions import business_date_partitions
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.trading_days import (
     business_days_between,

@@ -12,8 +12,8 @@ from classfeed_dagster.feed_run.flags import is_live
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.asset_keys import GROUP_OPERATIONS, source_key
 from classfeed_dagster.orchestration.feed_context import FeedContext
-from classfeed_dagster.orchestration.launched_runs import launched_runs
 from classfeed_dagster.orchestration.metadata_values import markdown_table
+from classfeed_dagster.orchestration.run_history import launched_runs
 from classfeed_dagster.orchestration.step_context import current_time, since
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels import toil

@@ -14,8 +14,7 @@ from classfeed_dagster.orchestration.asset_keys import GROUP_OPERATIONS, GROUP_O
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.metadata_values import markdown_table, object_link, plotted
 from classfeed_dagster.orchestration.run_history import business_date_of, is_of_feed
-from classfeed_dagster.orchestration.step_context import current_time, since
-from classfeed_dagster.orchestration.step_usage import usage_of
+from classfeed_dagster.orchestration.step_context import current_time, since, usage_of
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels import owner_months, toil
 from classfeed_dagster.service_levels.observations import (
