@@ -22,8 +22,8 @@ import uvicorn
 from classfeed_dagster.local.dagster_instance import dagster_home
 from classfeed_dagster.local.dagster_services import dagster_services, free_port
 from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.service_levels.metrics import NUMBERS
 from classfeed_dagster.service_levels.owner_months import OwnerFigure, OwnerMonth
-from classfeed_dagster.service_levels.owner_numbers import NUMBERS
 from classfeed_dagster.service_levels.owner_page import owner_page
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.support.alb_identity import HEADER

@@ -25,9 +25,9 @@ from classfeed_dagster.feeds.outgoing_contract import contract_of, recipient_pag
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.service_levels.metrics import NUMBERS
 from classfeed_dagster.service_levels.objectives import OBJECTIVES
 from classfeed_dagster.service_levels.owner_months import OwnerFigure
-from classfeed_dagster.service_levels.owner_numbers import NUMBERS
 from classfeed_dagster.service_levels.owner_page import target_text
 from classfeed_dagster.settings import Settings, variable
 from classfeed_dagster_tests.features.promises import matrix

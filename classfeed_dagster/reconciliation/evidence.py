@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from classfeed_dagster.reconciliation.later_deliveries import LaterDeliveries, LedgerRow
+from classfeed_dagster.reconciliation.other_deliveries import LaterDeliveries, LedgerRow
 from classfeed_dagster.reconciliation.sent_identity import SentIdentities
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field, NonNegativeInt
 
+from classfeed_dagster.service_levels.metrics import NUMBERS, Aggregate, OwnerNumber
 from classfeed_dagster.service_levels.observations import Observation, observations
-from classfeed_dagster.service_levels.owner_numbers import NUMBERS, Aggregate, OwnerNumber
 from classfeed_dagster.service_levels.toil import ManualReason, stored_months
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, find_record, to_json

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
 from classfeed_dagster.html_page import escape, facts, over_time, page, plots, table
+from classfeed_dagster.service_levels.metrics import NUMBERS, OwnerNumber
 from classfeed_dagster.service_levels.owner_months import OwnerFigure, OwnerMonth
-from classfeed_dagster.service_levels.owner_numbers import NUMBERS, OwnerNumber
 from classfeed_dagster.trading_days import SYDNEY
 
 HEADER = ("number", "value", "target", "verdict", "95th percentile", "month before")

@@ -17,8 +17,14 @@ import sqlalchemy as sa
 from classfeed_dagster.bigsite.tables import SCHEMA
 from classfeed_dagster.errors import DataError, SourceReadError
 from classfeed_dagster.source_contract.contract import Contract, load_contract
-from classfeed_dagster.source_contract.drift import DriftKind, Exports, SchemaDifference, Severity, compare
-from classfeed_dagster.source_contract.extracted_columns import columns_read
+from classfeed_dagster.source_contract.drift import (
+    DriftKind,
+    Exports,
+    SchemaDifference,
+    Severity,
+    columns_read,
+    compare,
+)
 from classfeed_dagster.source_contract.live_schema import live_schema
 from classfeed_dagster.source_contract.schema import Schema
 

@@ -33,8 +33,8 @@ from classfeed_dagster.local.dagster_instance import open_instance
 from classfeed_dagster.orchestration.rehearsal import Rehearsal
 from classfeed_dagster.orchestration.run_date import Outcome, RunReport
 from classfeed_dagster.service_levels import owner_months
+from classfeed_dagster.service_levels.metrics import NUMBERS
 from classfeed_dagster.service_levels.owner_months import OwnerFigure, OwnerMonth
-from classfeed_dagster.service_levels.owner_numbers import NUMBERS
 from classfeed_dagster.settings import get_settings
 from classfeed_dagster.store import open_store
 from classfeed_dagster.stored_records import quarantine_key, to_json

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from classfeed_dagster.service_levels.metrics import METRICS
+from classfeed_dagster.service_levels.metrics import METRICS, NUMBERS
 from classfeed_dagster.service_levels.objectives import OBJECTIVES
-from classfeed_dagster.service_levels.owner_numbers import NUMBERS
 from classfeed_dagster_tests.fixtures.templates import ROOT
 from deploy.grafana.dashboard import TARGET, text
 

@@ -16,9 +16,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from classfeed_dagster.service_levels.metrics import NUMBERS
 from classfeed_dagster.service_levels.observations import Observation, observations
 from classfeed_dagster.service_levels.owner_months import compute_month
-from classfeed_dagster.service_levels.owner_numbers import NUMBERS
 from classfeed_dagster.service_levels.owner_page import owner_page
 from classfeed_dagster.store import LocalStore
 from classfeed_dagster.stored_records import from_json

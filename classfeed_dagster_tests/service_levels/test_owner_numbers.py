@@ -13,7 +13,7 @@ from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.feeds.feed import ServiceLevel
 from classfeed_dagster.service_levels import toil
-from classfeed_dagster.service_levels.metrics import METRICS
+from classfeed_dagster.service_levels.metrics import METRICS, NUMBERS
 from classfeed_dagster.service_levels.observations import Observation, observations, record
 from classfeed_dagster.service_levels.owner_months import (
     OwnerFigure,
@@ -24,7 +24,6 @@ from classfeed_dagster.service_levels.owner_months import (
     median_and_p95,
     months_until,
 )
-from classfeed_dagster.service_levels.owner_numbers import NUMBERS
 from classfeed_dagster.service_levels.owner_page import figure_rows, owner_page, value_text
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import to_json

@@ -22,7 +22,7 @@ from classfeed_dagster.domains import columns
 from classfeed_dagster.domains.columns import Frame
 from classfeed_dagster.feeds.column_exports import column_exports
 from classfeed_dagster.source_contract.contract import CONTRACT, ContractError, load_contract
-from classfeed_dagster.source_contract.extracted_columns import columns_read
+from classfeed_dagster.source_contract.drift import columns_read
 from classfeed_dagster.source_contract.live_schema import live_schema
 from classfeed_dagster.source_contract.schema import Schema
 from classfeed_dagster_tests.fixtures.epi_data import element_lineage

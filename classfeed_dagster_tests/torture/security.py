@@ -87,7 +87,7 @@ REVIEWED = {
     "tracing/numbers.py": "declared columns and checked literals; asked of the warehouse, not of bigsite",
     "cli/preflight.py": "the name of the data team's table, a setting; asked of Snowflake, not of bigsite",
     "reconciliation/evidence.py": "names that this very file declares by ledger",
-    "reconciliation/late_arrivals.py": "files of its own temporary folder",
+    "reconciliation/other_deliveries.py": "files of its own temporary folder",
     "bigsite/ledgers.py": _OWN_WORDS,
     "bigsite/source_connection.py": "the query of a module constant; values travel as parameters",
     "source_contract/live_schema.py": _OWN_WORDS,

@@ -6,9 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from classfeed_dagster.service_levels.metrics import DIMENSIONS, METRICS, NAMESPACE, PROJECT, STAGE, ServiceMetric
+from classfeed_dagster.service_levels.metrics import (
+    DIMENSIONS,
+    METRICS,
+    NAMESPACE,
+    NUMBERS,
+    PROJECT,
+    STAGE,
+    ServiceMetric,
+)
 from classfeed_dagster.service_levels.objectives import OBJECTIVES
-from classfeed_dagster.service_levels.owner_numbers import NUMBERS
 
 TARGET = Path(__file__).with_name("classfeed.json")
 _WIDTH, _HEIGHT = 12, 8
