@@ -28,12 +28,10 @@ from classfeed_dagster.cli import (
     local,
     operations,
     output,
-    owner,
     preflight,
     production,
     reconciliation,
     schema,
-    simulation,
     support,
     trace,
 )
@@ -125,8 +123,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 for group in (
-    deliveries, customer, evidence, trace, frame, ledger, support, operations, owner, reconciliation, schema, lineage,
-    local, simulation, preflight, production,
+    deliveries, customer, evidence, trace, frame, ledger, support, operations, reconciliation, schema, lineage,
+    local, preflight, production,
 ):  # fmt: skip
     group.register(app)
 

@@ -1,13 +1,15 @@
-"""Commands of operation: the watchdog outside Dagster, redrive of dead letters, and a worker for steps."""
+"""Commands of operation: watchdog, redrive of dead letters, a worker for steps, statements, the owner's numbers."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from classfeed_dagster.cli import output
-from classfeed_dagster.cli.arguments import FeedName, require_feed, require_month, require_store
+from classfeed_dagster.cli.arguments import FeedName, output_file, require_feed, require_month, require_store
 from classfeed_dagster.errors import ExitCode
 from classfeed_dagster.tags import DEFAULT_FEED
 from classfeed_dagster.wording import counted
@@ -21,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command()(redrive)
     app.command()(worker)
     app.command()(statement)
+    app.command()(owner)
 
 
 def statement(
@@ -131,3 +134,43 @@ def worker(
     application(get_settings()).worker_main(
         ["worker", *arguments, "--loglevel", "INFO", "--without-mingle", "--without-gossip"]
     )
+
+
+def owner(
+    month: Annotated[str | None, typer.Option(help="Month, as YYYY-MM; default: the current one.")] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            help="HTML page to write in addition, with twelve months of history.", dir_okay=False, callback=output_file
+        ),
+    ] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Show the owner's numbers of a month against their targets. Needs only the object store.
+
+    The numbers are those that the job `owner_report` and the pipelines have recorded.
+    """
+    from classfeed_dagster.runtime import Runtime, utc_now
+
+    runtime = Runtime()
+    now = utc_now(runtime.settings.now)
+    name = f"{require_month(month, now):%Y-%m}"
+    require_store(runtime)
+    from classfeed_dagster.feeds import FEEDS
+    from classfeed_dagster.service_levels.owner_months import history
+    from classfeed_dagster.service_levels.owner_page import HEADER, figure_rows, owner_page
+
+    months = history(runtime.store, [feed.name for feed in FEEDS], name, now)
+    if page is not None:
+        page.write_text(owner_page(months), encoding="utf-8")
+    if as_json:
+        output.print_json({"months": [recorded.model_dump(mode="json") for recorded in months if recorded.figures]})
+    elif not months[-1].figures:
+        out.print(f"no number of {name} is recorded: run the job owner_report")
+    else:
+        output.print_table(
+            out, f"owner's numbers of {name}", HEADER, figure_rows(months), keys=("number",),
+            right=("value", "95th percentile", "month before"), optional=("95th percentile", "month before"),
+        )  # fmt: skip
+    if page is not None and not as_json:
+        out.print(f"page: {escape(str(page))}")

@@ -20,7 +20,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from classfeed_dagster.cli import app as cli
-from classfeed_dagster.cli import deliveries, local, owner
+from classfeed_dagster.cli import deliveries, local, operations
 from classfeed_dagster.delivery.approve_removals import ConsentedFigures
 from classfeed_dagster.delivery.delivery_history import date_status
 from classfeed_dagster.delivery.manifest import HeldBack
@@ -482,8 +482,8 @@ def test_owner_at_80_columns_is_a_table(demo: Result, monkeypatch: pytest.Monkey
     month = OwnerMonth(month="2023-01", computed_at=NOW, figures=figures)
     monkeypatch.setattr(owner_months, "history", lambda *_: [month, month])
     with (console := Console(width=80)).capture() as captured:
-        monkeypatch.setattr(owner, "out", console)
-        owner.owner()
+        monkeypatch.setattr(operations, "out", console)
+        operations.owner()
     output = captured.get()
     assert "number: " not in output
     assert re.search(r"^Unplanned manual re-triggers, class_super +7 +at most 0 +missed", output, re.MULTILINE), output
