@@ -34,11 +34,10 @@ from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.jobs import executor_called
 from classfeed_dagster.orchestration.resources import runtime_resource, shown_resources
-from classfeed_dagster.orchestration.sensors.acknowledgements import acknowledgement_sensor
 from classfeed_dagster.orchestration.sensors.alerts import alert_sensor, expected_checks
 from classfeed_dagster.orchestration.sensors.consent_events import consent_sensor
 from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor
-from classfeed_dagster.orchestration.sensors.parity import parity_sensor
+from classfeed_dagster.orchestration.sensors.received_files import acknowledgement_sensor, parity_sensor
 from classfeed_dagster.orchestration.sensors.reconciliation import reconciliation_sensor
 from classfeed_dagster.orchestration.sensors.repair import repair_sensor
 from classfeed_dagster.orchestration.sensors.traces import run_event_sensors, tracing_sensors
