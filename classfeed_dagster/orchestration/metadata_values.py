@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import inspect
 import warnings
@@ -51,6 +52,26 @@ def numbers(values: Mapping[str, int | Decimal | str]) -> dict[str, Any]:
 def without_zeros(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return metadata without counts that are zero. A revision may be zero, and so may the rows of a table."""
     return {name: value for name, value in metadata.items() if value != 0 or name in _MAY_BE_ZERO}
+
+
+def check_result(
+    check: tuple[dg.AssetKey, str],
+    day: dt.date,
+    passed: bool,
+    summary: str,
+    metadata: Mapping[str, Any],
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.WARN,
+) -> dg.AssetCheckResult:
+    """Return the result of a check (asset and name) for a business date, which description and metadata state."""
+    asset, name = check
+    return dg.AssetCheckResult(
+        check_name=name,
+        asset_key=asset,
+        passed=passed,
+        severity=severity,
+        description=f"{day.isoformat()}: {summary}",
+        metadata=without_zeros({"business_date": day.isoformat(), **metadata}),
+    )
 
 
 def object_link(location: str) -> dg.MetadataValue[Any]:

@@ -1,6 +1,8 @@
 """Domain checks: one asset check per data rule, evaluated from the findings that the build stored."""
 
+import datetime as dt
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -9,7 +11,7 @@ from classfeed_dagster.domains.build import DOMAINS, DomainReference, read_frame
 from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.domains.rules import DataRule, RuleSeverity, rules_of
 from classfeed_dagster.orchestration.asset_keys import domain_key, runbook
-from classfeed_dagster.orchestration.metadata_values import markdown_table, without_zeros
+from classfeed_dagster.orchestration.metadata_values import check_result, markdown_table
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
@@ -51,27 +53,19 @@ def _checks_of(
             reference = runtime.load_reference(audience.reference(domain), day, DomainReference)
             findings = read_frame(runtime.store, reference, FINDINGS.name)
         for rule in rules:
-            yield _result(rule, asset, findings.filter(pl.col("rule") == rule.name), day.isoformat())
+            yield _result(rule, asset, findings.filter(pl.col("rule") == rule.name), day)
 
     return check
 
 
-def _result(rule: DataRule, asset: dg.AssetKey, findings: pl.DataFrame, day: str) -> dg.AssetCheckResult:
+def _result(rule: DataRule, asset: dg.AssetKey, findings: pl.DataFrame, day: dt.date) -> dg.AssetCheckResult:
     shown = findings.head(SHOWN).select("portfolio_number", "subject", "detail").iter_rows()
-    return dg.AssetCheckResult(
-        check_name=rule.name,
-        asset_key=asset,
-        passed=findings.is_empty(),
-        severity=_SEVERITY[rule.severity],
-        description=f"{day}: {counted(findings.height, 'finding')}" if findings.height else f"{day}: no findings",
-        metadata=without_zeros(
-            {
-                "business_date": day,
-                "findings": findings.height,
-                "portfolios": findings["portfolio_number"].n_unique(),
-                **(
-                    {"offenders": markdown_table(["portfolio", "subject", "problem"], shown)} if findings.height else {}
-                ),
-            }
-        ),
-    )
+    metadata: dict[str, Any] = {
+        "findings": findings.height,
+        "portfolios": findings["portfolio_number"].n_unique(),
+    }
+    if findings.height:
+        metadata["offenders"] = markdown_table(["portfolio", "subject", "problem"], shown)
+    summary = counted(findings.height, "finding") if findings.height else "no findings"
+    severity = _SEVERITY[rule.severity]
+    return check_result((asset, rule.name), day, findings.is_empty(), summary, metadata, severity)

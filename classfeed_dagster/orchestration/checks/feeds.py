@@ -1,5 +1,6 @@
 """Checks that gate a delivery: consent rollforward, portfolios held back, the written document."""
 
+import datetime as dt
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from classfeed_dagster.feed_run.volumes import unusual_volumes
 from classfeed_dagster.orchestration.asset_keys import LANDING, domain_key, runbook
 from classfeed_dagster.orchestration.assets.feeds import unexplained_table
 from classfeed_dagster.orchestration.feed_context import FeedContext
-from classfeed_dagster.orchestration.metadata_values import markdown_table, without_zeros
+from classfeed_dagster.orchestration.metadata_values import check_result, markdown_table
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.parity.comparison import read_report, scorecard
 from classfeed_dagster.runtime import Runtime
@@ -73,7 +74,7 @@ def consent_check(
                 runtime.store, audience, day, roll, runtime.settings.max_removed_share
             )
         counts = {"previous": roll.previous, "new": roll.new, "removed": roll.removed, "current": roll.current}
-        return _result(asset, evaluation, day.isoformat(), counts)
+        return _result(asset, evaluation, day, counts)
 
     return consent_roll
 
@@ -114,7 +115,7 @@ def _held_back_share(feed_context: FeedContext) -> dg.AssetChecksDefinition:
                 return _idle(asset, "held_back_share", work.idle)
             plan = work.plan(work.consent()[1])
             evaluation = held_back_share(plan, runtime.settings.max_held_back_share)
-        return _result(asset, evaluation, day.isoformat(), {"breaking": plan.breaking, "consented": plan.consented})
+        return _result(asset, evaluation, day, {"breaking": plan.breaking, "consented": plan.consented})
 
     return check
 
@@ -151,7 +152,7 @@ def _ledger_checks(feed_context: FeedContext) -> dg.AssetChecksDefinition:
             evaluation = CheckResult(
                 rule.name, rows.is_empty(), f"violated by {counted(numbers, 'portfolio')}", offenders, rows.height
             )
-            yield _result(asset, evaluation, day.isoformat(), {"portfolios": numbers, "late_rows": len(view.late)})
+            yield _result(asset, evaluation, day, {"portfolios": numbers, "late_rows": len(view.late)})
 
     return check
 
@@ -197,8 +198,8 @@ def _document_checks(feed_context: FeedContext) -> dg.AssetChecksDefinition:
             unusual = unusual_volumes(work.store, feed_context.feed.name, feed_context.audience, build)
         counts = {"pages": len(build.pages), "portfolios": len(build.portfolios), "build": build.build_id}
         for name in required:
-            yield _result(asset, evaluations[name], day.isoformat(), counts)
-        yield _result(asset, unusual, day.isoformat(), counts, severity=dg.AssetCheckSeverity.WARN)
+            yield _result(asset, evaluations[name], day, counts)
+        yield _result(asset, unusual, day, counts, severity=dg.AssetCheckSeverity.WARN)
 
     return gate
 
@@ -244,20 +245,11 @@ def _idle(asset: dg.AssetKey, name: str, reason: str) -> dg.AssetCheckResult:
 def _result(
     asset: dg.AssetKey,
     evaluation: CheckResult,
-    day: str,
+    day: dt.date,
     counts: Mapping[str, Any],
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckResult:
-    offenders = (
-        {"offenders": markdown_table(["subject", "problem"], evaluation.offenders)} if evaluation.offenders else {}
-    )
-    return dg.AssetCheckResult(
-        check_name=evaluation.check,
-        asset_key=asset,
-        passed=evaluation.passed,
-        severity=severity,
-        description=f"{day}: {evaluation.summary}",
-        metadata=without_zeros(
-            {"business_date": day, "total_offenders": evaluation.total_offenders, **counts, **offenders}
-        ),
-    )
+    metadata = {"total_offenders": evaluation.total_offenders, **counts}
+    if evaluation.offenders:
+        metadata["offenders"] = markdown_table(["subject", "problem"], evaluation.offenders)
+    return check_result((asset, evaluation.check), day, evaluation.passed, evaluation.summary, metadata, severity)

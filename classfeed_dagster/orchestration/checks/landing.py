@@ -1,6 +1,7 @@
 """Checks of the landed values: against recent dates, and of each holder against the others."""
 
 from collections.abc import Callable
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -13,7 +14,7 @@ from classfeed_dagster.orchestration.asset_keys import (
     landing_key,
     runbook,
 )
-from classfeed_dagster.orchestration.metadata_values import markdown_table, without_zeros
+from classfeed_dagster.orchestration.metadata_values import check_result, markdown_table
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.source_contract.drift import Exports
@@ -49,27 +50,16 @@ def values_check(exports: Callable[[], Exports], partitions: dg.PartitionsDefini
             (drift.column, drift.jump, drift.was, drift.now, ", ".join(dict.fromkeys(map(str, drift.affected))))
             for drift in jumps
         ]
-        table = markdown_table(["column", "anomaly", "was", "is", "exported to"], rows)
-        return dg.AssetCheckResult(
-            check_name=VALUES_CHECK,
-            asset_key=asset,
-            passed=not jumps,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{day.isoformat()}: {counted(len(jumps), 'jump')}"
-            if jumps
-            else f"{day.isoformat()}: as usual",
-            metadata=without_zeros(
-                {
-                    "business_date": day.isoformat(),
-                    "jumps": len(jumps),
-                    "columns": len(today.columns),
-                    "dates_compared_with": len(before),
-                    "rare_codes": ", ".join(f"{drift.column}: {drift.now}" for drift in drifts if drift.expected)
-                    or "none",
-                    **({"anomalies": table} if jumps else {}),
-                }
-            ),
-        )
+        metadata: dict[str, Any] = {
+            "jumps": len(jumps),
+            "columns": len(today.columns),
+            "dates_compared_with": len(before),
+            "rare_codes": ", ".join(f"{drift.column}: {drift.now}" for drift in drifts if drift.expected) or "none",
+        }
+        if jumps:
+            metadata["anomalies"] = markdown_table(["column", "anomaly", "was", "is", "exported to"], rows)
+        summary = counted(len(jumps), "jump") if jumps else "as usual"
+        return check_result((asset, VALUES_CHECK), day, not jumps, summary, metadata)
 
     return values
 
@@ -99,22 +89,10 @@ def holders_check(partitions: dg.PartitionsDefinition[str]) -> dg.AssetChecksDef
             (row["portfolio_id"], row["security_id"], row["on"].isoformat(), row["subject"], row["detail"])
             for row in uneven.head(_SHOWN).iter_rows(named=True)
         ]
-        table = markdown_table(["portfolio_id", "security_id", "date", "row", "difference"], rows)
-        return dg.AssetCheckResult(
-            check_name=HOLDERS_CHECK,
-            asset_key=asset,
-            passed=uneven.is_empty(),
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{day.isoformat()}: {counted(uneven.height, 'row')} unlike the other holders'"
-            if uneven.height
-            else f"{day.isoformat()}: all holders alike",
-            metadata=without_zeros(
-                {
-                    "business_date": day.isoformat(),
-                    "differences": uneven.height,
-                    **({"examples": table} if uneven.height else {}),
-                }
-            ),
-        )
+        metadata: dict[str, Any] = {"differences": uneven.height}
+        if rows:
+            metadata["examples"] = markdown_table(["portfolio_id", "security_id", "date", "row", "difference"], rows)
+        summary = f"{counted(uneven.height, 'row')} unlike the other holders'" if rows else "all holders alike"
+        return check_result((asset, HOLDERS_CHECK), day, uneven.is_empty(), summary, metadata)
 
     return holders

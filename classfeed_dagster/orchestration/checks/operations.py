@@ -8,7 +8,7 @@ from classfeed_dagster.orchestration.asset_keys import (
     runbook,
 )
 from classfeed_dagster.orchestration.feed_context import FeedContext
-from classfeed_dagster.orchestration.metadata_values import without_zeros
+from classfeed_dagster.orchestration.metadata_values import check_result, without_zeros
 from classfeed_dagster.orchestration.step_context import current_time, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.service_levels import (
@@ -34,20 +34,13 @@ def on_time_check(feed_context: FeedContext) -> dg.AssetChecksDefinition:
         with step(context, f"{feed_context.feed.name}/on_time") as day:
             punctuality = judge_date(runtime.store, feed_context.feed, day)
         metadata: dict[str, Any] = {
-            "business_date": day.isoformat(),
             "deadline": punctuality.due.deadline_at.isoformat(),
             "verdict": punctuality.verdict.value,
         }
         if punctuality.delivered_at is not None:
             metadata["delivered_at"] = punctuality.delivered_at.isoformat()
-        return dg.AssetCheckResult(
-            check_name="on_time",
-            asset_key=asset,
-            passed=punctuality.verdict in (Punctuality.ON_TARGET, Punctuality.IN_TIME),
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{day.isoformat()}: {punctuality.verdict}",
-            metadata=without_zeros(metadata),
-        )
+        passed = punctuality.verdict in (Punctuality.ON_TARGET, Punctuality.IN_TIME)
+        return check_result((asset, "on_time"), day, passed, str(punctuality.verdict), metadata)
 
     return on_time
 

@@ -10,7 +10,7 @@ from classfeed_dagster.orchestration.asset_keys import (
     runbook,
 )
 from classfeed_dagster.orchestration.feed_context import FeedContext
-from classfeed_dagster.orchestration.metadata_values import object_link, without_zeros
+from classfeed_dagster.orchestration.metadata_values import check_result, object_link
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.warehouse.records import Side
@@ -65,22 +65,13 @@ def _check(
         with step(context, f"{feed_context.feed.name}/{name}") as day:
             summary = runtime.load_reference(side.reference(feed_context.feed.name), day, ReconciliationSummary)
         wrong = summary.errors if side is Side.SOURCE else summary.errors + summary.warnings
-        return dg.AssetCheckResult(
-            check_name=name,
-            asset_key=feed_context.key(asset),
-            passed=not wrong,
-            severity=severity,
-            description=f"{day.isoformat()}: {counted(summary.errors, 'error')}, "
-            f"{counted(summary.warnings, 'warning')}",
-            metadata=without_zeros(
-                {
-                    "business_date": day.isoformat(),
-                    "errors": summary.errors,
-                    "warnings": summary.warnings,
-                    "breaks": summary.breaks,
-                    "report": object_link(runtime.store.location(summary.report)),
-                }
-            ),
-        )
+        found = f"{counted(summary.errors, 'error')}, {counted(summary.warnings, 'warning')}"
+        metadata = {
+            "errors": summary.errors,
+            "warnings": summary.warnings,
+            "breaks": summary.breaks,
+            "report": object_link(runtime.store.location(summary.report)),
+        }
+        return check_result((feed_context.key(asset), name), day, not wrong, found, metadata, severity)
 
     return check
