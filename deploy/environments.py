@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from classfeed_dagster.service_levels.objectives import WATCHED_FEEDS
+from deploy.objectives import WATCHED_FEEDS
 
 REGION = "ap-southeast-2"
 ZONES = ("ap-southeast-2a", "ap-southeast-2b")

@@ -11,10 +11,10 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from classfeed_dagster.service_levels.metrics import NAMESPACE
-from classfeed_dagster.service_levels.objectives import OBJECTIVES
 from deploy.application import Application
 from deploy.environments import Deployment
 from deploy.foundation import Foundation
+from deploy.objectives import OBJECTIVES
 
 RUNBOOK = "docs/runbook.md"
 

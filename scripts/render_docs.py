@@ -26,11 +26,11 @@ from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.metrics import NUMBERS
-from classfeed_dagster.service_levels.objectives import OBJECTIVES
 from classfeed_dagster.service_levels.owner_months import OwnerFigure
 from classfeed_dagster.service_levels.owner_page import target_text
 from classfeed_dagster.settings import Settings, variable
 from classfeed_dagster_tests.features.promises import matrix
+from deploy.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parent.parent
 MANIFEST_SCHEMA = "docs/manifest.schema.json"

@@ -1,1 +1,1 @@
-"""Service levels: objectives, metrics, toil, heartbeats, due dates."""
+"""Service levels: due times, punctuality, metrics, toil, heartbeats, the owner's numbers."""

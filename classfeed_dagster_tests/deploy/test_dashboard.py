@@ -6,9 +6,9 @@ import json
 import re
 
 from classfeed_dagster.service_levels.metrics import METRICS, NUMBERS
-from classfeed_dagster.service_levels.objectives import OBJECTIVES
 from classfeed_dagster_tests.fixtures.templates import ROOT
 from deploy.grafana.dashboard import TARGET, text
+from deploy.objectives import OBJECTIVES
 
 ALL = json.loads(TARGET.read_text())["panels"]
 PANELS = {panel["targets"][0]["metricName"]: panel for panel in ALL if panel["type"] != "row"}

@@ -13,7 +13,6 @@ import yaml
 
 from classfeed_dagster import retention
 from classfeed_dagster.service_levels.metrics import METRICS, NAMESPACE
-from classfeed_dagster.service_levels.objectives import OBJECTIVES, WATCHED_FEEDS
 from classfeed_dagster.settings import Component, Settings, variable
 from classfeed_dagster_tests.fixtures.templates import (
     ENVIRONMENTS,
@@ -25,6 +24,7 @@ from classfeed_dagster_tests.fixtures.templates import (
     template,
 )
 from deploy.environments import DEPLOYMENTS, Deployment
+from deploy.objectives import OBJECTIVES, WATCHED_FEEDS
 from deploy.policies import LASTING, STATES, WORKING
 
 PROD_ACCOUNT = "444455556666"

@@ -23,11 +23,11 @@ from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor
 from classfeed_dagster.service_levels import measurements as measuring
 from classfeed_dagster.service_levels.measurements import of_feed
 from classfeed_dagster.service_levels.metrics import METRICS, NUMBERS
-from classfeed_dagster.service_levels.objectives import OBJECTIVES, WATCHED_FEEDS
 from classfeed_dagster.service_levels.owner_months import CURRENT_KEY, OwnerFigure, OwnerMonth
 from classfeed_dagster.service_levels.service_levels import Delivery, due
 from classfeed_dagster.stored_records import to_json
 from classfeed_dagster_tests.fixtures.desk import Desk
+from deploy.objectives import OBJECTIVES, WATCHED_FEEDS
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
 Lines = list[dict[str, Any]]

@@ -15,7 +15,7 @@ from classfeed_dagster.service_levels.metrics import (
     STAGE,
     ServiceMetric,
 )
-from classfeed_dagster.service_levels.objectives import OBJECTIVES
+from deploy.objectives import OBJECTIVES
 
 TARGET = Path(__file__).with_name("classfeed.json")
 _WIDTH, _HEIGHT = 12, 8

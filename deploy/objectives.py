@@ -1,8 +1,8 @@
 """Service level objectives: the source of the alarms, the dashboard's thresholds and the table in the docs.
 
-The hours are the feed's (``feeds/feed.py``), in Sydney local time on the next business day. So weekends, holidays and
-the change to summer time are never late. Only the standard library is imported here: the infrastructure is
-synthesised in its own environment.
+The hours are the feed's (``classfeed_dagster/feeds/feed.py``), in Sydney local time on the next business day. So
+weekends, holidays and the change to summer time are never late. Only the standard library is imported here: the
+infrastructure is synthesised in its own environment.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-_DECLARATIONS = Path(__file__).parent.parent / "feeds"
+_DECLARATIONS = Path(__file__).parent.parent / "classfeed_dagster" / "feeds"
 
 
 def declared_live() -> tuple[str, ...]:
