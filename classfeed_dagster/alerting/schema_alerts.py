@@ -8,7 +8,7 @@ from classfeed_dagster.alerting.alerts import schema_drift
 from classfeed_dagster.alerting.incidents import Incident, raise_incident, settle_incident
 from classfeed_dagster.repair.observations import ObservedDate
 from classfeed_dagster.source_contract.drift import DriftKind, SchemaDifference, Severity
-from classfeed_dagster.source_contract.schema_check import SchemaVerdict, blocking_drift
+from classfeed_dagster.source_contract.schema_check import SchemaVerdict
 from classfeed_dagster.store import ObjectStore
 
 _DRIFT, _WARNINGS = "schema-drift", "schema-warnings"
@@ -17,7 +17,7 @@ _SHOWN = 3
 
 def sync_schema_incidents(store: ObjectStore, verdict: SchemaVerdict, run_id: str) -> None:
     """Raise or settle the incidents of ``verdict``. They name tables, columns and codes, never a row."""
-    sync_drift_incident(store, blocking_drift(verdict), run_id)
+    sync_drift_incident(store, verdict.blocking, run_id)
     warnings = tuple(drift for drift in verdict.differences if drift.severity is Severity.WARNING)
     if warnings:
         raise_incident(store, _warning(warnings, run_id))

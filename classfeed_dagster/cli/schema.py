@@ -121,7 +121,7 @@ def check(as_json: output.JsonOption = False) -> None:
 
     from classfeed_dagster.feeds.column_exports import column_exports
     from classfeed_dagster.runtime import Runtime
-    from classfeed_dagster.source_contract.schema_check import blocking_drift, check_schema
+    from classfeed_dagster.source_contract.schema_check import check_schema
 
     runtime = Runtime()
     try:
@@ -132,7 +132,7 @@ def check(as_json: output.JsonOption = False) -> None:
             )
     finally:
         runtime.close()
-    blocking = blocking_drift(verdict)
+    blocking = verdict.blocking
     if as_json:
         output.print_json(
             {"contract": verdict.contract_version, "differences": [_difference(each) for each in verdict.differences]}

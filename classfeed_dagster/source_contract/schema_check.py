@@ -1,7 +1,7 @@
 """Check of bigsite's schema before an extraction.
 
-``check_schema`` compares the live database with the contract. ``blocking_drift`` returns the differences that forbid
-an extraction, ``require_no_blocking_drift`` raises them. ``feeds.column_exports`` gives affected exports.
+``check_schema`` compares the live database with the contract, ``require_schema`` raises the differences that forbid an
+extraction. ``feeds.column_exports`` gives affected exports.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ class SchemaVerdict:
         return max((difference.severity for difference in self.differences), default=None)
 
     @property
+    def blocking(self) -> tuple[SchemaDifference, ...]:
+        """Return the differences that forbid an extraction; empty if a run may start."""
+        return tuple(difference for difference in self.differences if difference.severity is Severity.BLOCKING)
+
+    @property
     def summary(self) -> str:
         """Return the result in one sentence."""
         if not self.differences:
@@ -71,8 +76,11 @@ class SchemaVerdict:
         """Return every difference as text, most severe first, with each affected export."""
         lines = [self.summary]
         for difference in self.differences:
-            lines += ["", f"**{difference.severity.name}** {_plain(f'{difference.headline} {difference.advice}')}"]
-            lines += [f"- {_plain(str(export))}" for export in difference.affected]
+            lines += [
+                "",
+                f"**{difference.severity.name}** {plain_markdown(f'{difference.headline} {difference.advice}')}",
+            ]
+            lines += [f"- {plain_markdown(str(export))}" for export in difference.affected]
         if self.differences:
             lines += ["", _ADOPT]
         return "\n".join(lines) + "\n"
@@ -94,17 +102,6 @@ def check_schema(
     return SchemaVerdict(agreed.version, live, tuple(sorted(differences, key=lambda each: -each.severity)))
 
 
-def blocking_drift(verdict: SchemaVerdict) -> tuple[SchemaDifference, ...]:
-    """Return the differences that forbid an extraction; empty if a run may start."""
-    return tuple(difference for difference in verdict.differences if difference.severity is Severity.BLOCKING)
-
-
-def require_no_blocking_drift(verdict: SchemaVerdict) -> None:
-    """Raise SchemaDriftError with its advice if a difference forbids an extraction."""
-    if blocking := blocking_drift(verdict):
-        raise SchemaDriftError(blocking)
-
-
 def require_schema(engine: sa.Engine, exports: Exports) -> None:
     """Refuse to extract from a schema that breaks the contract. Reads catalogues only, no table.
 
@@ -121,7 +118,8 @@ def require_schema(engine: sa.Engine, exports: Exports) -> None:
         ) from error
     agreed = load_contract()
     differences = compare(agreed, live, exports, columns_read())
-    require_no_blocking_drift(SchemaVerdict(agreed.version, live, differences))
+    if blocking := SchemaVerdict(agreed.version, live, differences).blocking:
+        raise SchemaDriftError(blocking)
 
 
 def _unknown_values(
@@ -172,5 +170,6 @@ def _count_unknown(
     return dict(counts)
 
 
-def _plain(text: str) -> str:
+def plain_markdown(text: str) -> str:
+    """Return a text that Markdown shows as it is."""
     return text.replace("_", "\\_").replace("<", "&lt;").replace("*", "\\*")

@@ -28,7 +28,7 @@ from classfeed_dagster.source_contract.schema import (
 )
 from classfeed_dagster.source_contract.schema_changes import match
 from classfeed_dagster.store import ObjectStore, open_store
-from classfeed_dagster.wording import markdown_cell
+from classfeed_dagster.wording import counted, markdown_cell
 
 _ROOT = "schemas"
 _LATEST = "latest.json"
@@ -72,7 +72,7 @@ def changes_to_markdown(title: str, changes: Sequence[SchemaChange]) -> str:
     """Return the changes as a Markdown table with a title."""
     if not changes:
         return f"{title}: no change.\n"
-    lines = [f"{title}: {len(changes)} change{'s' if len(changes) > 1 else ''}.", ""]
+    lines = [f"{title}: {counted(len(changes), 'change')}.", ""]
     lines += ["| where | what | was | is |", "| --- | --- | --- | --- |"]
     lines += [
         f"| {' | '.join(map(markdown_cell, (change.subject, change.what, change.was, change.now)))} |"

@@ -22,7 +22,7 @@ from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.source_contract.contract import Contract, load_contract
 from classfeed_dagster.source_contract.drift import DriftKind, Exports, SchemaDifference, Severity
 from classfeed_dagster.source_contract.schema import SchemaColumn
-from classfeed_dagster.source_contract.schema_check import SchemaVerdict, check_schema
+from classfeed_dagster.source_contract.schema_check import SchemaVerdict, check_schema, plain_markdown
 from classfeed_dagster.source_contract.schema_history import (
     NoSchemaKeptError,
     changes_between,
@@ -129,7 +129,7 @@ def _by_check(verdict: SchemaVerdict) -> tuple[list[SchemaDifference], list[Sche
 
 def _result(check: str, differences: list[SchemaDifference], passed_text: str) -> dg.AssetCheckResult:
     blocking, warnings = _count(differences, Severity.BLOCKING), _count(differences, Severity.WARNING)
-    listed = "\n".join(f"- **{each.severity.name}** {_plain(each.message)}" for each in differences)
+    listed = "\n".join(f"- **{each.severity.name}** {plain_markdown(each.message)}" for each in differences)
     return dg.AssetCheckResult(
         check_name=check,
         asset_key=SCHEMA_ASSET,
@@ -155,7 +155,3 @@ def _since_last(store: ObjectStore, today: dt.date, verdict: SchemaVerdict) -> s
 
 def _count(differences: Sequence[SchemaDifference], severity: Severity) -> int:
     return sum(each.severity is severity for each in differences)
-
-
-def _plain(text: str) -> str:
-    return text.replace("_", "\\_").replace("<", "&lt;").replace("*", "\\*")
