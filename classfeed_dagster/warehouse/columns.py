@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from classfeed_dagster.domains import columns
-from classfeed_dagster.domains.columns import Column, Frame
+from classfeed_dagster.domains.columns import Column
 from classfeed_dagster.domains.lineage import LEDGER_ROWS
-from classfeed_dagster.warehouse.rows import ROWS, frame_columns
+from classfeed_dagster.warehouse.rows import DECLARED, ROWS, frame_columns
 from classfeed_dagster.warehouse.schema import migrations
 
 _TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+) \(\n(.*?)\n\);", re.DOTALL)
@@ -22,7 +21,6 @@ _COLUMN = re.compile(
     r"\s*(?P<name>[A-Z0-9_]+)\s+(?P<type>[A-Z_]+(?:\([\d,]+\))?)(?P<required>\s+NOT NULL)?(?: PRIMARY KEY)?,?"
     r"(?:\s*-- (?P<meaning>.*))?\Z"
 )
-_FRAMES = {frame.name: frame for frame in vars(columns).values() if isinstance(frame, Frame)}
 # Dimensions are rebuilt from each date's attributes of their members, stored in these tables.
 SEEN = {
     "DIM_PORTFOLIO": "SEEN_PORTFOLIO",
@@ -128,7 +126,7 @@ def _column(table: str, line: str) -> WarehouseColumn:
         raise ValueError(f"Invalid column of {table}: {line.strip()}")
     name = match["name"]
     made_of = _made_of(table, name)
-    declared = [_FRAMES[frame].column(column) for frame, column in made_of]
+    declared = [DECLARED[frame].column(column) for frame, column in made_of]
     meaning = match["meaning"] or _descriptions(declared) or _MEANINGS.get(name, "")
     if name.endswith("_KEY"):  # described by its composition, not by its parts
         meaning = match["meaning"] or _MEANINGS[name]

@@ -9,7 +9,7 @@ import datetime as dt
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -39,25 +39,16 @@ class LoadDiffersError(TemporaryError):
 
 def query(connection: Connection, statement: str, params: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
     """Return the rows of a query."""
-    with _cursor(connection) as cursor:
+    with closing(connection.cursor()) as cursor:
         cursor.execute(statement, params)
         return [tuple(row) for row in cursor.fetchall()]
 
 
 def execute(connection: Connection, *statements: str) -> None:
     """Run statements one by one."""
-    with _cursor(connection) as cursor:
+    with closing(connection.cursor()) as cursor:
         for statement in statements:
             cursor.execute(statement)
-
-
-@contextmanager
-def _cursor(connection: Connection) -> Iterator[Cursor]:
-    cursor: Cursor = connection.cursor()
-    try:
-        yield cursor
-    finally:
-        cursor.close()
 
 
 # Transactions that find nothing to delete take no lock, and each would insert its rows. So every transaction first
@@ -72,7 +63,7 @@ def transaction(connection: Connection) -> Iterator[Cursor]:
 
     One transaction writes at a time. Another waits for its end, and then reads what it wrote.
     """
-    with _cursor(connection) as cursor:
+    with closing(connection.cursor()) as cursor:
         cursor.execute("BEGIN")
         try:
             cursor.execute(_LOCK)
@@ -151,7 +142,7 @@ class Staging:
         LoadDiffersError if the table then differs from the uploaded rows.
         """
         if rows := self._uploaded[table].rows:
-            with _cursor(self._connection) as cursor:
+            with closing(self._connection.cursor()) as cursor:
                 cursor.execute(
                     f"COPY INTO {table} FROM @{self._stage}/{table}/ FILE_FORMAT=(TYPE=PARQUET) "
                     "MATCH_BY_COLUMN_NAME=CASE_INSENSITIVE FORCE=TRUE"

@@ -161,7 +161,7 @@ def _pages(
                 business_date=pl.lit(state.business_date),
                 message_id=page.message_id,
                 correlation_id=manifest.correlation_id,
-            ).tables
+            )
 
 
 def _read(store: ObjectStore, page: Page, document_format: DocumentFormat) -> dict[str, pl.DataFrame]:

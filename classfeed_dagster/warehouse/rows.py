@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import polars as pl
 
@@ -43,7 +42,7 @@ ROWS: Mapping[tuple[str, str], tuple[str, ...]] = {
 }
 """Columns that only the rows of some landed ledgers fill: only a cash movement names an account."""
 
-_DECLARED = {
+DECLARED = {
     frame.name: frame
     for frame in (
         columns.ACCOUNTS,
@@ -53,6 +52,8 @@ _DECLARED = {
         columns.MOVEMENT_TRANSACTIONS,
     )
 }
+"""The document's frames, by name."""
+
 _LEFT_OUT = {
     "FACT_HOLDING_DAILY": ("hin", "isin", "security_name", "security_type", "as_at_date"),
     "FACT_MOVEMENT": ("exchange", "security_code", "isin", "bsb", "account_number"),
@@ -71,14 +72,7 @@ def frame_columns(table: str, column: str) -> tuple[tuple[str, str], ...]:
 
 
 def _columns(frame: str) -> frozenset[str]:
-    return frozenset(column.name for column in _DECLARED[frame].columns)
-
-
-@dataclass(frozen=True, slots=True)
-class PageRows:
-    """Rows of one page by table, with the warehouse's column names."""
-
-    tables: Mapping[str, pl.DataFrame]
+    return frozenset(column.name for column in DECLARED[frame].columns)
 
 
 def key_of(*parts: str | None) -> str:
@@ -94,8 +88,11 @@ def rows_of_page(
     business_date: pl.Expr,
     message_id: str,
     correlation_id: str,
-) -> PageRows:
-    """Return the rows of all tables except FACT_DELIVERY and the dates. A frame missing in the document gives none."""
+) -> dict[str, pl.DataFrame]:
+    """Return a page's rows by table, in the warehouse's columns, except FACT_DELIVERY's and the dates'.
+
+    A frame missing in the document gives none.
+    """
     common = [pl.lit(feed).alias("feed"), business_date.alias("business_date")]
     origin = [pl.lit(message_id).alias("message_id"), pl.lit(correlation_id).alias("correlation_id")]
     tables: dict[str, pl.DataFrame] = {}
@@ -119,7 +116,7 @@ def rows_of_page(
             .drop(_LEFT_OUT["FACT_MOVEMENT"], strict=False)
             .with_columns(pl.col("recorded_at").dt.replace_time_zone(None), *common, *origin)
         )
-    return PageRows(tables)
+    return tables
 
 
 def _keyed(frame: pl.DataFrame, columns: Sequence[str], name: str, *prefix: str) -> pl.DataFrame:

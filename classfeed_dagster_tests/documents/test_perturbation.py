@@ -202,7 +202,7 @@ def values_of(frames: dict[str, pl.DataFrame]) -> Seen:
 def loaded(frames: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     rows = rows_of_page(
         frames, feed="f", recipient="CLASS", business_date=pl.lit(DAY), message_id="m", correlation_id="c"
-    ).tables
+    )
     return {name: frame.select(pl.exclude("version")).rename(str.upper) for name, frame in rows.items()}
 
 

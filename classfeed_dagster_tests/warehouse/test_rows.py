@@ -11,10 +11,9 @@ DAY = dt.date(2025, 3, 12)
 
 
 def rows(frames: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    result = rows_of_page(
+    return rows_of_page(
         frames, feed="f", recipient="CLASS", business_date=pl.lit(DAY), message_id="m", correlation_id="c"
     )
-    return dict(result.tables)
 
 
 def test_document_of_trades_fills_trades_only() -> None:
