@@ -83,11 +83,6 @@ class Trace:
     held_back: HeldBackDates
     reconciliations: Sequence[ReconciliationResult] = ()  # of the dates that contain it
 
-    @property
-    def reports(self) -> list[str]:
-        """Locations of the reconciliations' reports."""
-        return [result.report for result in self.reconciliations]
-
 
 @dataclass(frozen=True, slots=True)
 class UnitsRow:
@@ -115,11 +110,6 @@ class HoldingTrace:
     held_back: HeldBackDates
     reconciliations: Sequence[ReconciliationResult]
     price: tuple[dt.date, Decimal] | None = None  # the last close on or before the date, as in bigsite now
-
-    @property
-    def reports(self) -> list[str]:
-        """Locations of the reconciliations' reports."""
-        return [result.report for result in self.reconciliations]
 
     @property
     def ledger(self) -> Decimal:

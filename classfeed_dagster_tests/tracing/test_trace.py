@@ -89,7 +89,7 @@ def test_holding_is_traced_to_every_row_behind_its_units(delivered: Desk) -> Non
         "value differs in units: ours 75, theirs (none) (not explained)",
         "no break",
     ]
-    assert [report.rpartition("/")[2] for report in record.reports] == ["report.html", "report.html"]
+    assert [result.report.rpartition("/")[2] for result in record.reconciliations] == ["report.html", "report.html"]
     page = holding_page(record, "class_super")
     for text in (
         "T2",
@@ -169,7 +169,7 @@ def test_transaction_names_its_dates_reconciliation(delivered: Desk) -> None:
     )
     assert [sighting.delivery.manifest.business_date for sighting in record.sightings] == [DAY]
     assert [reconciliation.breaks == [] for reconciliation in record.reconciliations] == [False, True]
-    assert len(record.reports) == 2
+    assert len(record.reconciliations) == 2
     page = transaction_page(record, "class_super")
     for text in (
         "bigsite.trade, trade_id = 1",
@@ -261,7 +261,7 @@ def test_numbers_link_to_file_document_and_asset(delivered: Desk) -> None:
     assert '<a href="https://ui.example/assets/warehouse/class_super/fact_holding_daily">4</a>' in page
     assert '<a href="https://ui.example/assets/class_super/delivery?partition=2026-03-02">' in page
     assert f'<a href="file://{sighting.snapshot_location}">' in page
-    assert all(f'<a href="file://{report}">' in page for report in record.reports)
+    assert all(f'<a href="file://{result.report}">' in page for result in record.reconciliations)
     assert "https://" not in holding_page(record, "class_super", numbers)  # no UI is known
 
 
