@@ -19,12 +19,7 @@ from classfeed_dagster.delivery.pages import (
 )
 from classfeed_dagster.delivery.portfolio_list import PortfolioRecord
 from classfeed_dagster.delivery.prevalidation import prevalidation_key, read_prevalidation
-from classfeed_dagster.documents.document_format import (
-    DocumentFormat,
-    KnownRecords,
-    PageInspection,
-    Totals,
-)
+from classfeed_dagster.documents.document_format import DocumentFormat, KnownRecords, PageInspection, Totals
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import file_facts
 from classfeed_dagster.wording import counted

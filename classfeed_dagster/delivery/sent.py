@@ -19,15 +19,7 @@ from pydantic import Field
 from classfeed_dagster.delivery.chain import chain_entry, last_place, manifest_of
 from classfeed_dagster.delivery.manifest import ChainEntry, Manifest
 from classfeed_dagster.delivery.state import CHECKPOINT_EVERY, DeliveredState, delivered_state, read_checkpoint
-from classfeed_dagster.ledger.files import (
-    FRAMES,
-    POSITIONS,
-    Kind,
-    LedgerFiles,
-    ledger_prefix,
-    open_rows,
-    read_kind,
-)
+from classfeed_dagster.ledger.files import FRAMES, POSITIONS, Kind, LedgerFiles, ledger_prefix, open_rows, read_kind
 from classfeed_dagster.ledger.positions import CARRIED, roll_forward
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore

@@ -17,13 +17,7 @@ from classfeed_dagster.orchestration.run_history import launched_runs
 from classfeed_dagster.orchestration.step_context import current_time, since
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels import toil
-from classfeed_dagster.service_levels.service_levels import (
-    DAYS,
-    Attainment,
-    attainment,
-    freshness,
-    plot,
-)
+from classfeed_dagster.service_levels.service_levels import DAYS, Attainment, attainment, freshness, plot
 from classfeed_dagster.trading_days import SYDNEY
 
 _MONTHS_HEADER = (

@@ -9,12 +9,7 @@ import dagster as dg
 from classfeed_dagster import trading_days
 from classfeed_dagster.alerting.schema_alerts import sync_schema_incidents
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.asset_keys import (
-    GROUP_SOURCE,
-    SCHEMA_ASSET,
-    runbook,
-    source_key,
-)
+from classfeed_dagster.orchestration.asset_keys import GROUP_SOURCE, SCHEMA_ASSET, runbook, source_key
 from classfeed_dagster.orchestration.assets.landing import decimal_unit, personal_tag
 from classfeed_dagster.orchestration.column_metadata import AssetColumn, table_metadata
 from classfeed_dagster.orchestration.step_context import since

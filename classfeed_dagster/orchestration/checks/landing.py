@@ -9,11 +9,7 @@ import polars as pl
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite.snapshot import Snapshot, open_slices
 from classfeed_dagster.domains.holder_events import TABLES, missed_actions, silent_zeros
-from classfeed_dagster.orchestration.asset_keys import (
-    LANDING,
-    landing_key,
-    runbook,
-)
+from classfeed_dagster.orchestration.asset_keys import LANDING, landing_key, runbook
 from classfeed_dagster.orchestration.metadata_values import check_result, markdown_table
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.runtime import Runtime

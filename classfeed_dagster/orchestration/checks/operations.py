@@ -4,9 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from classfeed_dagster.orchestration.asset_keys import (
-    runbook,
-)
+from classfeed_dagster.orchestration.asset_keys import runbook
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.metadata_values import check_result, without_zeros
 from classfeed_dagster.orchestration.step_context import current_time, step
