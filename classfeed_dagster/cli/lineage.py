@@ -50,7 +50,7 @@ def lineage(
         raise UsageError("--openlineage, --page and --json exclude each other: choose one")
     require_written(column)
     from classfeed_dagster.orchestration.definitions import build_definitions
-    from classfeed_dagster.orchestration.open_lineage import column_lines, open_lineage_events, to_json_lines
+    from classfeed_dagster.orchestration.lineage_exports import column_lines, open_lineage_events, to_json_lines
 
     definitions = build_definitions()
     if openlineage:
@@ -58,7 +58,7 @@ def lineage(
             typer.echo(line)
         return
     if page is not None:
-        from classfeed_dagster.orchestration.data_dictionary import dictionary_page
+        from classfeed_dagster.orchestration.lineage_exports import dictionary_page
 
         page.write_text(dictionary_page(definitions), encoding="utf-8")
         typer.echo(f"data dictionary: {page}")

@@ -15,7 +15,12 @@ from classfeed_dagster.cli import app as cli
 from classfeed_dagster.cli.lineage import require_written
 from classfeed_dagster.errors import UsageError
 from classfeed_dagster.orchestration.definitions import build_definitions
-from classfeed_dagster.orchestration.open_lineage import DatasetNames, column_lines, open_lineage_events, to_json_lines
+from classfeed_dagster.orchestration.lineage_exports import (
+    DatasetNames,
+    column_lines,
+    open_lineage_events,
+    to_json_lines,
+)
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 
