@@ -9,7 +9,7 @@ import datetime as dt
 from dataclasses import dataclass
 
 from classfeed_dagster.delivery.chain import chain_entry, manifest_of
-from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key, switched
+from classfeed_dagster.delivery.feed_mode import FeedMode, FeedStoreView, shadow_key
 from classfeed_dagster.delivery.manifest import ChainEntry, HeldBack, Manifest, Page
 from classfeed_dagster.delivery.portfolio_list import PortfolioRecord
 from classfeed_dagster.delivery.quarantine import Quarantined, held
@@ -53,7 +53,7 @@ class DateStatus:
 
 def live_and_shadow(store: ObjectStore, feed: str) -> ObjectStore:
     """Return a read-only view of the store in which the feed's live and shadow deliveries are one."""
-    return switched(store, feed, FeedMode.LIVE)
+    return FeedStoreView(store, feed, FeedMode.LIVE)
 
 
 def shadow_deliveries(store: ObjectStore, feed: str) -> int:

@@ -36,7 +36,7 @@ class FeedStoreView:
     Only keys under ``delivered/<feed>/`` are mapped; all others pass through. Reading and listing cover both places.
     ``create`` writes to the place of ``mode`` and refuses a key that exists in the other place, so that a revision is
     never both live and shadow. Switch a feed only while none of its runs is under way: a run in the other mode could
-    write between the look-up and the write.
+    write between the look-up and the write. ValueError for the mode off.
     """
 
     def __init__(self, store: ObjectStore, feed: str, mode: FeedMode) -> None:
@@ -73,8 +73,7 @@ class FeedStoreView:
 
     def create(self, key: str, data: bytes | Path, metadata: Mapping[str, str] | None = None) -> bool:
         """See ObjectStore."""
-        place = self._place(key)
-        return self._store.create(place, data, metadata)
+        return self._store.create(self._place(key), data, metadata)
 
     def put(self, key: str, data: bytes) -> None:
         """See ObjectStore."""
@@ -91,11 +90,6 @@ class FeedStoreView:
     def location(self, key: str) -> str:
         """See ObjectStore."""
         return self._store.location(self._place(key))
-
-
-def switched(store: ObjectStore, feed: str, mode: FeedMode) -> ObjectStore:
-    """Return the view of the store for publishing and reading deliveries. Raise ValueError if the feed is off."""
-    return FeedStoreView(store, feed, mode)
 
 
 def shadow_key(key: str) -> str:

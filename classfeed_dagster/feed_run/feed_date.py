@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from classfeed_dagster.bigsite.snapshot import Snapshot
-from classfeed_dagster.delivery.feed_mode import FeedMode, switched
+from classfeed_dagster.delivery.feed_mode import FeedMode, FeedStoreView
 from classfeed_dagster.delivery.refreshes import with_refreshes
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.domains.build import CONSENTED, DomainReference, read_consent_roll
@@ -76,7 +76,7 @@ class FeedDate:
         """Return the store's view for the feed's mode; raise FeedIdleError if there is nothing to do."""
         if self.idle is not None:
             raise FeedIdleError(self.idle)
-        return switched(self.runtime.store, self.feed.name, self.flags.mode)
+        return FeedStoreView(self.runtime.store, self.feed.name, self.flags.mode)
 
     @property
     def format(self) -> DocumentFormat:

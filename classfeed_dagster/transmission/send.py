@@ -19,7 +19,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field, NonNegativeInt
 
-from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key, switched
+from classfeed_dagster.delivery.feed_mode import FeedMode, FeedStoreView, shadow_key
 from classfeed_dagster.delivery.gate import REQUIRED_VERDICTS
 from classfeed_dagster.delivery.manifest import Manifest, Page
 from classfeed_dagster.delivery.quarantine import held
@@ -125,7 +125,7 @@ def require_receipts(store: ObjectStore, feed: str, day: dt.date, known: int) ->
 
 def live_deliveries(store: ObjectStore, feed: str, day: dt.date) -> tuple[Manifest, ...]:
     """Return the date's deliveries that are the recipient's: not those of the shadow. ``store`` is the plain store."""
-    state = delivered_state(switched(store, feed, FeedMode.LIVE), feed, day)
+    state = delivered_state(FeedStoreView(store, feed, FeedMode.LIVE), feed, day)
     return tuple(
         manifest
         for manifest in state.deliveries
@@ -151,7 +151,7 @@ def unsent(store: ObjectStore, feed: str, day: dt.date) -> tuple[tuple[Manifest,
 
 def awaiting_reissue(store: ObjectStore, feed: str, day: dt.date) -> frozenset[str]:
     """Return the portfolios on withheld files that no revision delivered since and that are not recorded as held."""
-    state = delivered_state(switched(store, feed, FeedMode.LIVE), feed, day)
+    state = delivered_state(FeedStoreView(store, feed, FeedMode.LIVE), feed, day)
     waiting = state.withheld_numbers - state.portfolios.keys()
     return waiting - {record.number for record in held(store, feed, day)} if waiting else waiting
 

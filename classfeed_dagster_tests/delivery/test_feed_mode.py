@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from classfeed_dagster import trading_days
-from classfeed_dagster.delivery.feed_mode import FeedMode, last_delivery, shadow_key, switched
+from classfeed_dagster.delivery.feed_mode import FeedMode, FeedStoreView, last_delivery, shadow_key
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore, open_store
@@ -31,7 +31,7 @@ def frames(*ids: int) -> dict[str, pl.DataFrame]:
 
 @on_s3_too
 def test_feed_mode_decides_the_prefix_and_reads_see_both(store: ObjectStore) -> None:
-    shadow, live = switched(store, FEED, FeedMode.SHADOW), switched(store, FEED, FeedMode.LIVE)
+    shadow, live = FeedStoreView(store, FEED, FeedMode.SHADOW), FeedStoreView(store, FEED, FeedMode.LIVE)
     assert shadow.create(PREFIX + "a", b"shadow", {"k": "v"})
     assert live.create(PREFIX + "b", b"live")
     assert store.read(shadow_key(PREFIX + "a")) == b"shadow"
@@ -54,7 +54,7 @@ def test_feed_mode_decides_the_prefix_and_reads_see_both(store: ObjectStore) -> 
 
 
 def test_feed_store_view_leaves_other_keys_unchanged(local_store: ObjectStore) -> None:
-    view = switched(local_store, FEED, FeedMode.SHADOW)
+    view = FeedStoreView(local_store, FEED, FeedMode.SHADOW)
     for key in ("chain/class_trade/1", "delivered/class_trade_more/x", "legacy/class_trade/x"):
         assert view.create(key, b"1")
         assert local_store.exists(key)
@@ -64,7 +64,7 @@ def test_feed_store_view_leaves_other_keys_unchanged(local_store: ObjectStore) -
 
 def test_feed_off_delivers_no_document(local_store: ObjectStore) -> None:
     with pytest.raises(ValueError, match="has no place to deliver"):
-        switched(local_store, FEED, FeedMode.OFF)
+        FeedStoreView(local_store, FEED, FeedMode.OFF)
 
 
 def test_cut_over_and_back_keep_one_chain_and_one_sequence(tmp_path: Path) -> None:

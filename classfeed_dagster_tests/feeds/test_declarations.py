@@ -13,7 +13,7 @@ import pytest
 
 from classfeed_dagster import feeds, trading_days
 from classfeed_dagster.delivery.build import read_build
-from classfeed_dagster.delivery.feed_mode import FeedMode, switched
+from classfeed_dagster.delivery.feed_mode import FeedMode, FeedStoreView
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
 from classfeed_dagster.documents.csv_format import CsvFormat
 from classfeed_dagster.documents.epi import EPI
@@ -84,7 +84,7 @@ def test_mode_and_first_business_date_must_be_declared() -> None:
 
 
 def test_volume_far_from_usual_is_reported(local_store: ObjectStore) -> None:
-    view = switched(local_store, "class_trade", FeedMode.SHADOW)
+    view = FeedStoreView(local_store, "class_trade", FeedMode.SHADOW)
     accounts = [make.account("SW00000001")]
     matches = []
     for at, day in enumerate(DAYS[:9]):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from classfeed_dagster import trading_days
-from classfeed_dagster.delivery.feed_mode import FeedMode, last_delivery, switched
+from classfeed_dagster.delivery.feed_mode import FeedMode, FeedStoreView, last_delivery
 from classfeed_dagster.documents.class_cash import CLASS_CASH
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
 from classfeed_dagster.feed_run.flags import live_gate
@@ -50,7 +50,7 @@ class Shadow:
 
     def __init__(self, store: ObjectStore, document: Any) -> None:
         self.store, self.document = store, document
-        self.view = switched(store, document.name, FeedMode.SHADOW)
+        self.view = FeedStoreView(store, document.name, FeedMode.SHADOW)
 
     def new(self, day: dt.date, rows: Rows, balances: Rows = [], **how: Any) -> None:  # noqa: B006
         deliver(self.store, self.document, AUDIENCE, day, make.frames(ACCOUNTS, rows, balances), **how)

@@ -25,7 +25,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import tables
-from classfeed_dagster.delivery.feed_mode import FeedMode, switched
+from classfeed_dagster.delivery.feed_mode import FeedMode, FeedStoreView
 from classfeed_dagster.delivery.ledger_rebuild import audit_positions
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
@@ -149,7 +149,7 @@ def revisions(folder: Path, broken: Broken) -> str:
     check(broken, peak.megabytes < 512, f"{peak.megabytes} MB")
     with measured() as verification:
         problems = verify_feed(
-            switched(store, CLASS_TRADE.name, FeedMode.SHADOW), CLASS_TRADE.name, CLASS_TRADE
+            FeedStoreView(store, CLASS_TRADE.name, FeedMode.SHADOW), CLASS_TRADE.name, CLASS_TRADE
         ).problems
     check(broken, not problems, f"verify: {problems[:1]}")
     return (
