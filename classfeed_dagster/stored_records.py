@@ -37,6 +37,11 @@ class MonitoringRecord(StoredRecord, extra="ignore"):
     """A record of alerting, which goes on after a rollback: it ignores a newer version's fields."""
 
 
+def is_none(value: object) -> bool:
+    """Return True for a field without a value: one that was added later is left out, so that older records stay."""
+    return value is None
+
+
 def to_json(record: BaseModel) -> bytes:
     """Return canonical JSON of ``record``: sorted keys, UTF-8, no blanks, a final newline. Decimals are strings."""
     return b"".join(json_parts(record))

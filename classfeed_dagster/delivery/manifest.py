@@ -23,7 +23,7 @@ from classfeed_dagster.delivery.portfolio_list import (
 from classfeed_dagster.documents.document_format import CurrencyTotals, Totals
 from classfeed_dagster.ledger.files import LedgerFiles
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import Sha256, StoredRecord, from_json
+from classfeed_dagster.stored_records import Sha256, StoredRecord, from_json, is_none
 
 Sum = Annotated[Decimal, Field(max_digits=38, decimal_places=6)]
 
@@ -37,7 +37,7 @@ class ChainEntry(StoredRecord):
     pages: Sha256 | None = Field(
         default=None,
         description="digest of all pages, if there are several: only an attempt with these pages continues the place",
-        exclude_if=lambda value: value is None,
+        exclude_if=is_none,
     )
 
 
@@ -120,11 +120,6 @@ class Page(StoredRecord):
         return self.totals.with_counts(dict(self.counts))
 
 
-def _is_none(value: object) -> bool:
-    # A field that was added later: manifests from before it keep their bytes.
-    return value is None
-
-
 def _is_listed(value: object) -> bool:
     return isinstance(value, ListedPortfolios)
 
@@ -136,7 +131,7 @@ class RuleCount(StoredRecord):
     findings: PositiveInt = Field(description="number of breaches in the portfolio")
     subjects: tuple[str, ...] = Field(description="ids and codes that break it, at most five, never names")
     detail: str | None = Field(
-        default=None, description="the first finding in detail; no personal data", exclude_if=_is_none
+        default=None, description="the first finding in detail; no personal data", exclude_if=is_none
     )
 
 
@@ -188,7 +183,7 @@ class Manifest(StoredRecord):
     portfolio_list: PortfolioList | None = Field(
         default=None,
         description="the file that lists every portfolio in this revision, ordered by number; absent in version 1",
-        exclude_if=_is_none,
+        exclude_if=is_none,
     )
     portfolios: Annotated[Sequence[PortfolioRecord], AfterValidator(tuple)] = Field(
         default=(),
@@ -201,12 +196,12 @@ class Manifest(StoredRecord):
     ledger: LedgerFiles | None = Field(
         default=None,
         description="the delivered ledger of this revision, by hash; absent before there was one",
-        exclude_if=_is_none,
+        exclude_if=is_none,
     )
     checkpoint: Link | None = Field(
         default=None,
         description="earlier revisions of the date, folded; absent unless many were delivered since the last one",
-        exclude_if=_is_none,
+        exclude_if=is_none,
     )
     verdicts: tuple[PassedCheck, ...] = Field(description="the checks that the delivery required")
 

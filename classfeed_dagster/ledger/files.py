@@ -20,7 +20,7 @@ from classfeed_dagster.domains.columns import Column, Frame
 from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, OF_NAMED_ROWS, UNITS_SUM
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import Sha256, StoredRecord, dated_prefix, sha256_of
+from classfeed_dagster.stored_records import Sha256, StoredRecord, dated_prefix, is_none, sha256_of
 
 Kind = Literal["records", "positions", "portfolios", "identities", "stated"]
 
@@ -104,10 +104,6 @@ FRAMES: dict[str, Frame] = {
 }
 
 
-def _is_none(value: object) -> bool:
-    return value is None
-
-
 class LedgerFile(StoredRecord):
     """One part of a delivery's ledger."""
 
@@ -117,7 +113,7 @@ class LedgerFile(StoredRecord):
     bytes: NonNegativeInt = Field(description="size of the file")
     rows: NonNegativeInt = Field(description="rows in the file")
     prefix: str | None = Field(
-        default=None, description="its key, if an earlier delivery wrote the same file", exclude_if=_is_none
+        default=None, description="its key, if an earlier delivery wrote the same file", exclude_if=is_none
     )
 
     @property

@@ -23,7 +23,7 @@ from classfeed_dagster.logs import get_logger
 from classfeed_dagster.service_levels.service_levels import due
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, read_record, sha256, to_json
+from classfeed_dagster.stored_records import StoredRecord, is_none, read_record, sha256, to_json
 
 BUDGET_WINDOW = dt.timedelta(hours=24)
 LAUNCHED_BY = "support"
@@ -47,10 +47,6 @@ class RerunRefusedError(UsageError):
     """A re-run is not permitted. The message states the reason and what the person can do."""
 
 
-def _is_none(value: object) -> bool:
-    return value is None  # records of before the field keep their bytes
-
-
 class RerunRequest(StoredRecord):
     """Request for a re-run: requester, reason, instant and outcome."""
 
@@ -63,7 +59,7 @@ class RerunRequest(StoredRecord):
     outcome: Literal["ACCEPTED", "REFUSED"]
     refusal: str | None = None
     portfolio_number: str | None = Field(
-        default=None, description="the portfolio to send in full; null: a re-run of the whole date", exclude_if=_is_none
+        default=None, description="the portfolio to send in full; null: a re-run of the whole date", exclude_if=is_none
     )
     correlation_id: str
 

@@ -27,7 +27,15 @@ from classfeed_dagster.delivery.state import WithheldFile, delivered_state, with
 from classfeed_dagster.errors import DamagedRecordError, DataError, GateRefusedError, StaleBuildError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import Sha256, StoredRecord, create_record, file_facts, manifest_key, read_record
+from classfeed_dagster.stored_records import (
+    Sha256,
+    StoredRecord,
+    create_record,
+    file_facts,
+    is_none,
+    manifest_key,
+    read_record,
+)
 from classfeed_dagster.transmission.destination import (
     Credentials,
     Destination,
@@ -93,7 +101,7 @@ class Receipt(StoredRecord):
     bytes: NonNegativeInt = Field(description="size of the file as delivered")
     sha256: Sha256 = Field(description="SHA-256 of the file as delivered")
     encrypted: EncryptedFile | None = Field(
-        default=None, description="what was sent, if the file was encrypted", exclude_if=lambda value: value is None
+        default=None, description="what was sent, if the file was encrypted", exclude_if=is_none
     )
     answer: str = Field(description="the destination's answer")
     sent_at: AwareDatetime
