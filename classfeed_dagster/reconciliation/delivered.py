@@ -50,6 +50,7 @@ class Revision:
     manifest_sha256: str
     feed: str
     business_date: str
+    chain_position: int
     sequence_number: int
     recipient: str
     snapshot_id: str
@@ -169,6 +170,7 @@ def _revision(store: ObjectStore, key: str) -> Revision | None:
             hashlib.sha256(data).hexdigest(),
             str(manifest["feed"]),
             str(manifest["business_date"]),
+            int(manifest["chain_position"]),
             int(manifest["sequence_number"]),
             str(manifest["recipient"]),
             str(snapshot["id"]),

@@ -6,7 +6,8 @@ later deliveries state which of them sends a row that the date lacks.
 
 References: a row was sent by the date of its window, or by a later extract in full, unless the history shared then
 began later. The manifests state the extracts, and the consents landed then the histories: bigsite may have rewritten a
-consent since. Of landings that expired or have a fault, bigsite's consents do.
+consent since. Of landings that expired or have a fault, the consents of bigsite do. A revision counts for the
+deliveries after it.
 """
 
 # ruff: noqa: S608  # SQL of this package's own text
@@ -98,7 +99,7 @@ def unsent_references(
     }
     unsent: list[_Row] = []
     for day, rows in _sent_on(store, delivered, {row: recorded_at for row, (_, recorded_at) in named.items()}).items():
-        histories = _histories(store, delivered.feed, day, expected, bigsite, {number for number, _ in rows})
+        histories = _histories(store, delivered, day, expected, bigsite, {number for number, _ in rows})
         for number, name in rows:
             begins, (dated, _) = histories.get(number), named[number, name]
             if begins is not None and dated < str(begins):
@@ -107,7 +108,12 @@ def unsent_references(
 
 
 def _histories(
-    store: ObjectStore, feed: str, day: dt.date, expected: ExpectedRecords, bigsite: Bigsite, numbers: Collection[str]
+    store: ObjectStore,
+    delivered: Delivered,
+    day: dt.date,
+    expected: ExpectedRecords,
+    bigsite: Bigsite,
+    numbers: Collection[str],
 ) -> dict[str, str | None]:
     # Start of the history that the portfolios shared with the date's delivery, by number.
     import duckdb  # imported lazily: every process of Dagster imports this file, and few compare
@@ -118,8 +124,10 @@ def _histories(
         db = stack.enter_context(duckdb.connect())
         db.execute("SET TimeZone='UTC'")
         landing = Landing(db, stack, store)
-        for each in read_revisions(store, feed, day):
-            of_revision = [number for number in numbers if number in each.portfolios]
+        for each in read_revisions(store, delivered.feed, day):
+            of_revision = [
+                number for number in numbers if number in each.portfolios and _was_sent(each, delivered, number)
+            ]
             place = each.descriptor_key, each.descriptor_sha256, each.snapshot_at
             if of_revision and landing.open_consents(*place, landed):
                 histories |= dict(db.execute(landed.histories(cutoff(day), of_revision)).fetchall())
@@ -136,7 +144,12 @@ def _sent_on(store: ObjectStore, delivered: Delivered, recorded: dict[_Row, dt.d
         revisions = read_revisions(store, delivered.feed, day)
         if not revisions:
             continue
-        extracts = {number: entry.get("extract") for each in revisions for number, entry in each.portfolios.items()}
+        extracts = {
+            number: entry.get("extract")
+            for each in revisions
+            for number, entry in each.portfolios.items()
+            if _was_sent(each, delivered, number)
+        }
         start = revisions[-1].recorded_after
         for row, recorded_at in list(recorded.items()):
             extract = extracts.get(row[0])
@@ -144,6 +157,12 @@ def _sent_on(store: ObjectStore, delivered: Delivered, recorded: dict[_Row, dt.d
                 rows[day].append(row)
                 del recorded[row]
     return rows
+
+
+def _was_sent(earlier: Revision, delivered: Delivered, number: str) -> bool:
+    # Whether an earlier date's revision preceded the portfolio's delivery: the earlier date may be sent again since.
+    latest = delivered.latest.get(number, delivered.revisions[-1])
+    return earlier.chain_position < latest.chain_position
 
 
 _FULL, _EARLY = "refreshed", "early"

@@ -209,6 +209,23 @@ def test_history_rewritten_in_place_is_judged_as_landed(morning: Morning, after:
     assert all("consent 1 was updated at 2020-04-06 01:00:00Z, and the landing has" in text for text in explained)
 
 
+def test_earlier_date_sent_again_after_a_rewrite_is_judged_in_order(morning: Morning) -> None:
+    """A date names the rows that were sent before it. Sent again as well, it names the row."""
+    fund = morning.funds[0]
+    fund.consents[0]["history_from"] = OLD_HISTORY
+    deposited = fund.deposit("30.00", "2020-04-01")
+    deliver(morning, FRIDAY)
+    fund.consents[0].values.update(history_from=None, updated_at=dt.datetime(2020, 4, 6, 1, tzinfo=dt.UTC))
+    undone = fund.reverse(deposited, "2020-04-06T02:00:00Z")
+    deliver(morning, MONDAY)
+    assert morning.run(FRIDAY, fresh=True).kind == "DELIVERED"
+    assert references(morning, MONDAY)[f"C{undone.id}"] == (None, None)
+    assert breaks(morning, MONDAY) == []
+    assert morning.run(MONDAY, fresh=True).kind == "DELIVERED"
+    assert references(morning, MONDAY)[f"C{undone.id}"] == (f"C{deposited.id}", None)
+    assert breaks(morning, MONDAY) == []
+
+
 def test_reference_behind_the_look_back_is_reported_after_a_rewrite(morning: Morning) -> None:
     morning.runtime.settings = morning.runtime.settings.model_copy(update={"late_row_days": 0})
     fund = morning.funds[0]
