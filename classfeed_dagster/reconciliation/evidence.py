@@ -146,6 +146,8 @@ class BreakEvidence:
         except ValueError:
             return False
         start = self.expected.window_start
+        if row.get("transaction_id") in self.expected.late:
+            recorded = max(recorded, start)  # sent in this window, whichever one it was recorded in
         return landed.sends(dated, recorded, start) is in_file and now.sends(dated, recorded, start) is not in_file
 
     def decides_reference(self, number: str, file: str | None, source: str | None) -> bool:

@@ -106,6 +106,19 @@ def test_late_row_of_a_customer_who_left_is_explained_by_the_removal(morning_wit
     assert evidence.endswith("consent ended, announced on 2020-04-06")
 
 
+def test_late_row_is_explained_by_the_consent_that_was_rewritten_since(morning_with: MorningWith) -> None:
+    morning = morning_with(friday_delivered)
+    fund = morning.funds[0]
+    late = morning.visible_late(fund, "123.45", "2020-04-03T12:59:58Z")
+    own = fund.deposit("5.50", FRIDAY, recorded_at="2020-04-06T01:00:00Z")
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    fund.consents[0].values.update(history_from=MONDAY, updated_at=dt.datetime(2020, 4, 6, 21, tzinfo=dt.UTC))
+    morning.bigsite.save()
+    causes = {subject: cause for subject, (cause, _) in explanations(morning, MONDAY).items()}
+    assert causes[f"C{late.id}"] == causes[f"C{own.id}"] == BreakCause.CONSENT_CHANGED
+
+
 def test_late_income_is_explained_by_the_switch_that_leaves_it_out(morning_with: MorningWith) -> None:
     morning = morning_with(friday_delivered)
     assert morning.bhp is not None
