@@ -23,6 +23,7 @@ from classfeed_dagster.delivery.chain import chain_entry, last_place, manifest_o
 from classfeed_dagster.delivery.delivery_history import delivered_dates
 from classfeed_dagster.delivery.ledger_publication import publish_ledger
 from classfeed_dagster.delivery.manifest import ChainEntry, Manifest
+from classfeed_dagster.delivery.refreshes import delivered_schedule
 from classfeed_dagster.delivery.sent import (
     RebuiltLedger,
     positions_at,
@@ -115,8 +116,9 @@ def _stage(
     snapshot = _snapshot(store, manifest)
     documents = _documents(store, document_format, manifest)
     digests = {portfolio.number: portfolio.digest for portfolio in manifest.portfolios}
-    consented = build_consented_portfolios(store, snapshot, audience)
-    domains = [build_domain(store, snapshot, audience, name, consented) for name in document_format.domains]
+    schedule = delivered_schedule(store, manifest, audience, snapshot.audiences)
+    consented = build_consented_portfolios(store, snapshot, schedule)
+    domains = [build_domain(store, snapshot, schedule, name, consented) for name in document_format.domains]
     prefix = f"staged/{manifest.feed}/{manifest.business_date.isoformat()}/ledger-{manifest_sha256[:32]}/"
     last = tuple(snapshot.slices[shard.stop - 1].last for shard in snapshot.shards if len(shard))
     with tempfile.TemporaryDirectory(prefix="classfeed-ledger-") as folder:

@@ -7,7 +7,7 @@ in full. Otherwise it has lapsed: the next date was delivered first (docs/adr/00
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -91,17 +91,42 @@ def with_refreshes(store: ObjectStore, feed: str, schedule: RecipientSchedule, d
     """
     if not schedule.is_due(day):
         return schedule
-    early = _refreshes(store, feed, schedule.dates_between(schedule.first_business_date, day), early=True)
-    records = [*_refreshes(store, feed, [day], early=False), *(one for one in early if one.business_date == day)]
+    records, early = _granted(store, feed, schedule, day)
     if records and _passed(store, feed, schedule, day):
         state = delivered_state(store, feed, day)
         records = [record for record in records if sent_in_full(state, record.portfolio_number)]
-    counted = [record for record in records if record.early]
-    counted += _carried(store, feed, schedule, day, [one for one in early if one.business_date < day])
-    if not records and not counted:
-        return schedule
+    return _refreshed(feed, schedule, records, early)
+
+
+def delivered_schedule(
+    store: ObjectStore, manifest: Manifest, schedule: RecipientSchedule, audiences: Collection[str]
+) -> RecipientSchedule:
+    """Return ``schedule`` with the refreshes that a delivery was built with.
+
+    ``audiences``: the keys that its snapshot covers. Refreshes of its date may be granted since.
+    """
+    feed, others = manifest.feed, {entry.number for entry in manifest.portfolios if entry.extract != "FULL"}
+    records, early = _granted(store, feed, schedule, manifest.business_date)
+    known = sorted((one for one in records if one.portfolio_number not in others), key=lambda one: one.granted_at)
+    earlier = (_refreshed(feed, schedule, known[:count], early) for count in range(len(known), -1, -1))
+    return next((refreshed for refreshed in earlier if refreshed.key in audiences), schedule)
+
+
+def _granted(
+    store: ObjectStore, feed: str, schedule: RecipientSchedule, day: dt.date
+) -> tuple[list[Refresh], list[Refresh]]:
+    # The refreshes of the date, and those of earlier dates whose consents still count early.
+    early = _refreshes(store, feed, schedule.dates_between(schedule.first_business_date, day), early=True)
+    records = [*_refreshes(store, feed, [day], early=False), *(one for one in early if one.business_date == day)]
+    return records, _carried(store, feed, schedule, day, [one for one in early if one.business_date < day])
+
+
+def _refreshed(
+    feed: str, schedule: RecipientSchedule, records: Sequence[Refresh], early: Iterable[Refresh]
+) -> RecipientSchedule:
     in_full = tuple(sorted(record.portfolio_number for record in records))
-    return replace(schedule, refreshed=Refreshed(feed, in_full, tuple(map(_counted_early, counted))))
+    counted = tuple(map(_counted_early, [*(record for record in records if record.early), *early]))
+    return replace(schedule, refreshed=Refreshed(feed, in_full, counted)) if in_full or counted else schedule
 
 
 def sent_in_full(state: DeliveredState, number: str) -> bool:

@@ -9,6 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import tables
+from classfeed_dagster.delivery.delivery_history import live_and_shadow
+from classfeed_dagster.delivery.ledger_rebuild import rebuild_ledger
 from classfeed_dagster.delivery.refreshes import Refresh, RefreshRecordsLostError, record_refresh
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.domains.build import AudienceNotReadError
@@ -63,6 +65,8 @@ def errors(morning: Morning, day: dt.date) -> list[str]:
 
 def require_sound(morning: Morning, *days: dt.date) -> None:
     assert verify_feed(morning.runtime.store, FEED.name, FEED.format).problems == []
+    store = live_and_shadow(morning.runtime.store, FEED.name)
+    assert all(item.proven for item in rebuild_ledger(store, FEED.name, FEED.format, AUDIENCE))
     for day in days:
         assert errors(morning, day) == []
 
@@ -195,7 +199,7 @@ def test_refresh_of_two_portfolios_one_after_the_other_keeps_both(morning_with: 
     first, second = morning.funds
     refresh(morning, MONDAY, second.number)
     morning.run(MONDAY)
-    refresh(morning, MONDAY, first.number)
+    refresh(morning, MONDAY, first.number, at="2020-04-05T01:00:00")
     morning.run(MONDAY)
     assert [set(sent(morning, MONDAY, revision)) for revision in (1, 2)] == [{second.number}, {first.number}]
     require_sound(morning, MONDAY)
