@@ -72,7 +72,7 @@ def publish_ledger(
                 identities = merge_identities(identities, now)
             files.append(_create(store, folder, prefix, "identities", 0, [identities]))
     except DamagedRecordError as error:
-        if error.location.startswith(store.location(prefix)):
+        if error.location.startswith(store.location(prefix.rstrip("/")) + "/"):
             return None
         raise
     return LedgerFiles(files=in_order(files))

@@ -97,7 +97,7 @@ def _rebuild(
     ledger = publish_ledger(store, entry, manifest.chain_position, staged, audience)
     prefix = ledger_prefix(feed, day, revision)
     if ledger is None or (manifest.ledger is not None and ledger != manifest.ledger):
-        raise DamagedRecordError(store.location(prefix), "rebuilding gave other ledger files")
+        raise DamagedRecordError(store.location(prefix.rstrip("/")), "rebuilding gave other ledger files")
     if manifest.ledger is None:
         record = RebuiltLedger(manifest_sha256=manifest_sha256, ledger=ledger)
         key = rebuilt_key(feed, day, revision)

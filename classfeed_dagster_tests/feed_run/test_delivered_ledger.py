@@ -17,6 +17,7 @@ from classfeed_dagster.delivery.ledger_rebuild import (
     rebuild_ledger,
 )
 from classfeed_dagster.delivery.verify import verify_feed
+from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feed_run.post_delivery import PostDelivery
 from classfeed_dagster.feeds.class_super import FEED
@@ -396,6 +397,24 @@ def test_ledger_rebuilt_from_documents_and_landings_is_equal(morning_with: Morni
         store.delete(key)
     list(rebuild_ledger(store, FEED.name, FEED.format, AUDIENCE))
     assert {key: store.read(key) for key in store.list("ledger/")} == before
+
+
+def test_place_with_the_ledger_of_a_stopped_attempt_is_left_void(morning: Morning) -> None:
+    assert morning.runtime.store.create("ledger/class_super/2020-04-03/r0/records-0000.parquet", b"another attempt's")
+    assert (morning.run(FRIDAY).kind, morning.reasons(FRIDAY)) == ("DELIVERED", {})
+    assert [entry.revision for entry in morning.sent(FRIDAY).state.deliveries] == [1]
+    assert verify_feed(morning.runtime.store, FEED.name, FEED.format).problems == []
+
+
+def test_rebuild_that_gives_other_files_names_the_ledger(morning: Morning) -> None:
+    morning.run(FRIDAY)
+    key = "ledger/class_super/2020-04-03/r0/portfolios-0000.parquet"
+    morning.runtime.store.delete(key)
+    assert morning.runtime.store.create(key, b"other rows")
+    with pytest.raises(
+        DamagedRecordError, match="ledger/class_super/2020-04-03/r0: rebuilding gave other ledger files"
+    ):
+        list(rebuild_ledger(morning.runtime.store, FEED.name, FEED.format, AUDIENCE))
 
 
 def test_rebuild_without_the_landing_names_what_to_restore(morning: Morning) -> None:
