@@ -189,16 +189,24 @@ def test_lines_of_the_older_feeds_name_no_row_in_an_opening(morning: Morning, fe
     assert all(item.proven for item in rebuild_ledger(work.store, feed.name, feed.format, AUDIENCE))
 
 
-@pytest.mark.parametrize("after", [None, dt.date(2020, 4, 1)])
-def test_history_rewritten_in_place_is_judged_as_landed(morning: Morning, after: dt.date | None) -> None:
-    """Friday was sent under the earlier value, whatever the one consent states since."""
+def undone_after_rewrite(morning: Morning, history_from: dt.date | None = None) -> tuple[Row, Row]:
+    """Deliver Friday, which leaves out an older deposit; then rewrite the consent's history and undo the deposit.
+
+    Return the deposit and the row that undoes it.
+    """
     fund = morning.funds[0]
     fund.consents[0]["history_from"] = OLD_HISTORY
     deposited = fund.deposit("30.00", "2020-04-01")
     deliver(morning, FRIDAY)
-    fund.consents[0]["history_from"] = after
+    fund.consents[0]["history_from"] = history_from
     fund.consents[0]["updated_at"] = dt.datetime(2020, 4, 6, 1, tzinfo=dt.UTC)
-    undone = fund.reverse(deposited, "2020-04-06T02:00:00Z")
+    return deposited, fund.reverse(deposited, "2020-04-06T02:00:00Z")
+
+
+@pytest.mark.parametrize("after", [None, dt.date(2020, 4, 1)])
+def test_history_rewritten_in_place_is_judged_as_landed(morning: Morning, after: dt.date | None) -> None:
+    """Friday was sent under the earlier value, whatever the one consent states since."""
+    _, undone = undone_after_rewrite(morning, after)
     morning.end_of_day(MONDAY)
     assert morning.run(MONDAY).kind == "DELIVERED"
     assert not morning.reasons(MONDAY)
@@ -211,12 +219,7 @@ def test_history_rewritten_in_place_is_judged_as_landed(morning: Morning, after:
 
 def test_earlier_date_sent_again_after_a_rewrite_is_judged_in_order(morning: Morning) -> None:
     """A date names the rows that were sent before it. Sent again as well, it names the row."""
-    fund = morning.funds[0]
-    fund.consents[0]["history_from"] = OLD_HISTORY
-    deposited = fund.deposit("30.00", "2020-04-01")
-    deliver(morning, FRIDAY)
-    fund.consents[0].values.update(history_from=None, updated_at=dt.datetime(2020, 4, 6, 1, tzinfo=dt.UTC))
-    undone = fund.reverse(deposited, "2020-04-06T02:00:00Z")
+    deposited, undone = undone_after_rewrite(morning)
     deliver(morning, MONDAY)
     assert morning.run(FRIDAY, fresh=True).kind == "DELIVERED"
     assert references(morning, MONDAY)[f"C{undone.id}"] == (None, None)
@@ -228,12 +231,7 @@ def test_earlier_date_sent_again_after_a_rewrite_is_judged_in_order(morning: Mor
 
 def test_reference_behind_the_look_back_is_reported_after_a_rewrite(morning: Morning) -> None:
     morning.runtime.settings = morning.runtime.settings.model_copy(update={"late_row_days": 0})
-    fund = morning.funds[0]
-    fund.consents[0]["history_from"] = OLD_HISTORY
-    deposited = fund.deposit("30.00", "2020-04-01")
-    deliver(morning, FRIDAY)
-    fund.consents[0].values.update(history_from=None, updated_at=dt.datetime(2020, 4, 6, 1, tzinfo=dt.UTC))
-    undone = fund.reverse(deposited, "2020-04-06T02:00:00Z")
+    _, undone = undone_after_rewrite(morning)
     morning.end_of_day(MONDAY)
     assert morning.run(MONDAY).kind == "DELIVERED"
     assert [text.partition(": ")[0] for text in breaks(morning, MONDAY)] == [f"C{undone.id} reverses"]
