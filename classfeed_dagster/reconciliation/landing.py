@@ -23,6 +23,8 @@ from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 if TYPE_CHECKING:
     import duckdb
 
+    from classfeed_dagster.reconciliation.delivered import Revision
+
 _SNAPSHOT_TEXT = re.compile(r"(\d+):(\d+):([\d,]*)\Z")
 _EPOCH = 1 << 32  # a row stores the lower half of the transaction's number
 _NO_INSTANT = "CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS updated_at"
@@ -58,48 +60,32 @@ class Landing:
         self.readable = True
         self._retention = retention or Retention()
 
-    def open(
-        self,
-        descriptor_key: str,
-        descriptor_sha256: str,
-        snapshot_at: dt.datetime,
-        expected: ExpectedRecords,
-        feed: str = "",
-    ) -> None:
-        """Verify a snapshot's descriptor and files and create the views in place of an earlier snapshot's.
+    def open(self, revision: Revision, expected: ExpectedRecords) -> None:
+        """Verify a revision's snapshot and create the views in place of an earlier snapshot's.
 
-        A snapshot with refreshes of ``feed`` sums openings under a key of its own, which ``audience`` then is.
+        A snapshot with refreshes of the feed sums openings under a key of its own, which ``audience`` then is.
         """
-        tables = self._begin(descriptor_key, descriptor_sha256, snapshot_at, expected, feed)
+        tables = self._begin(revision, expected)
         for name, files in tables.items():
             self._open_table(name, files)
         if self.readable:
             self._views(expected)
 
-    def open_consents(
-        self, descriptor_key: str, descriptor_sha256: str, snapshot_at: dt.datetime, expected: ExpectedRecords
-    ) -> bool:
+    def open_consents(self, revision: Revision, expected: ExpectedRecords) -> bool:
         """Create the views of a snapshot's consents and their portfolios' numbers; return False if one has a fault."""
-        tables = self._begin(descriptor_key, descriptor_sha256, snapshot_at, expected)
+        tables = self._begin(revision, expected)
         self._open_table("data_sharing_consent", tables.get("data_sharing_consent", ()))
         if self.readable:
             self._view("data_sharing_consent", "SELECT * FROM raw_data_sharing_consent")
             self._view("portfolio", "SELECT DISTINCT portfolio_id, portfolio_number FROM raw_data_sharing_consent")
         return self.readable and not self.faults
 
-    def _begin(
-        self,
-        descriptor_key: str,
-        descriptor_sha256: str,
-        snapshot_at: dt.datetime,
-        expected: ExpectedRecords,
-        feed: str = "",
-    ) -> Mapping[str, Sequence[tuple[str, str]]]:
-        self.audience, self._refreshed = expected.audience, f"{expected.audience}-{feed}-"
+    def _begin(self, revision: Revision, expected: ExpectedRecords) -> Mapping[str, Sequence[tuple[str, str]]]:
+        self.audience, self._refreshed = expected.audience, f"{expected.audience}-{revision.feed}-"
         self.faults, self.readable, self.expired = {}, True, None
-        self._descriptor_key, self._snapshot_at = descriptor_key, snapshot_at
+        self._descriptor_key, self._snapshot_at = revision.descriptor_key, revision.snapshot_at
         self._db.execute("DROP SCHEMA IF EXISTS landed CASCADE; CREATE SCHEMA landed")
-        return self._descriptor(descriptor_key, descriptor_sha256, expected)
+        return self._descriptor(revision.descriptor_key, revision.descriptor_sha256, expected)
 
     def _descriptor(self, key: str, sha256: str, expected: ExpectedRecords) -> Mapping[str, Sequence[tuple[str, str]]]:
         # Key and SHA-256 of every file, by table.

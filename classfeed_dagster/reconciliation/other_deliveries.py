@@ -128,8 +128,7 @@ def _histories(
             of_revision = [
                 number for number in numbers if number in each.portfolios and _was_sent(each, delivered, number)
             ]
-            place = each.descriptor_key, each.descriptor_sha256, each.snapshot_at
-            if of_revision and landing.open_consents(*place, landed):
+            if of_revision and landing.open_consents(each, landed):
                 histories |= dict(db.execute(landed.histories(cutoff(day), of_revision)).fetchall())
     return histories
 

@@ -135,8 +135,7 @@ class Workbench:
         expired: dict[str, dt.date] = {}
         for snapshot_id in sorted(used):
             revision = snapshots[snapshot_id]
-            place = revision.descriptor_key, revision.descriptor_sha256, revision.snapshot_at
-            landing.open(*place, expected, self._delivered.feed)
+            landing.open(revision, expected)
             faults[snapshot_id] = dict(landing.faults)
             if landing.expired is not None:
                 expired.update([landing.expired])
