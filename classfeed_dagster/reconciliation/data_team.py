@@ -113,11 +113,15 @@ def reconcile_data_team(
         else:
             without_value = _incomplete(connection, selection)
             dated = [row for row in rows if row[5]]
-            are_instants = dated and all(isinstance(row[3], dt.datetime) for row in dated)
-            if are_instants and len(without_value) <= _MOST_INCOMPLETE:
-                theirs = _theirs(rows, without_value)
-            else:
+            if not dated or not all(isinstance(row[3], dt.datetime) for row in dated):
                 reason = f"the COMPUTED_AT of their table {table} is not always an instant: ask the data team"
+            elif len(without_value) > _MOST_INCOMPLETE:
+                reason = (
+                    f"more than {_MOST_INCOMPLETE:,} metrics of their table {table} lack COMPUTED_AT or VALUE: ask the "
+                    "data team"
+                )
+            else:
+                theirs = _theirs(rows, without_value)
     if theirs is None:
         severity = BreakSeverity.EVENT if never else BreakSeverity.WARNING
         missing = _date_break(delivered, BreakKind.MISSING_DATE, severity, reason)

@@ -275,6 +275,26 @@ def test_later_opening_explains_no_other_difference(morning: Morning) -> None:
     assert findings["detail"].item().endswith("5.5 differ")
 
 
+def test_opening_replaced_by_a_refresh_explains_no_difference(morning: Morning) -> None:
+    """An opening that was sent before the last extract in full does not count any more."""
+    fund = morning.funds[0]
+    fund.consents[0]["history_from"] = THURSDAY
+    morning.end_of_day(FRIDAY)
+    morning.run(FRIDAY)
+    fund.consent(granted_at="2020-04-06T01:00:00Z")
+    morning.end_of_day(MONDAY)
+    morning.refresh(fund, MONDAY)
+    morning.run(MONDAY)
+    assert morning.reasons(MONDAY) == {}
+    morning.runtime.settings = morning.runtime.settings.model_copy(update={"late_row_days": 4})
+    fund.deposit("7.00", THURSDAY, recorded_at="2020-04-07T01:00:00Z")  # has a later date too
+    fund.deposit("5.50", MONDAY, recorded_at="2020-03-02T00:00:00Z")  # before the look-back
+    morning.end_of_day(TUESDAY)
+    morning.run(TUESDAY)
+    findings = attempt(morning.runtime, FEED, TUESDAY, (FEED,)).ledger_view().frame()
+    assert findings["detail"].item().endswith("5.5 differ")
+
+
 def test_late_row_before_the_shared_history_travels_in_an_opening(morning: Morning) -> None:
     """It is no record of its own: its window is re-issued with a further opening, and until then holds back."""
     fund = morning.funds[0]

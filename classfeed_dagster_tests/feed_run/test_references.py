@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 from decimal import Decimal
 from typing import Any
 
+import polars as pl
 import pytest
 
 from classfeed_dagster.delivery.ledger_rebuild import rebuild_ledger
@@ -215,6 +217,22 @@ def test_history_rewritten_in_place_is_judged_as_landed(morning: Morning, after:
     explained = breaks(morning, FRIDAY)  # its own records, by what bigsite states now
     assert explained
     assert all("consent 1 was updated at 2020-04-06 01:00:00Z, and the landing has" in text for text in explained)
+
+
+def test_landed_history_with_a_fault_decides_no_reference(morning: Morning) -> None:
+    """A landing that was changed since still can be read, and bigsite's consents decide in its place."""
+    history_widened(morning)
+    undone = morning.funds[0].reverse(rows_of(morning, "trade")[0], "2020-04-06T02:00:00Z")
+    deliver(morning, MONDAY)
+    store = morning.runtime.store
+    for key in store.list(f"landing/{FRIDAY}/data_sharing_consent/"):
+        with store.local_file(key) as path:
+            consents = pl.read_parquet(path)
+        changed = io.BytesIO()
+        consents.with_columns(history_from=pl.lit(None, pl.Date())).write_parquet(changed)
+        store.put(key, changed.getvalue())
+    assert references(morning, MONDAY)[f"T{undone.id}"] == (None, None)
+    assert breaks(morning, MONDAY) == []
 
 
 def test_earlier_date_sent_again_after_a_rewrite_is_judged_in_order(morning: Morning) -> None:

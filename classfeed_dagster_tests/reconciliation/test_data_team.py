@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.delivery.manifest import HeldBack
+from classfeed_dagster.reconciliation import data_team
 from classfeed_dagster.reconciliation.data_team import HELD_BACK, INCOMPLETE, reconcile_data_team
 from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.store import ObjectStore, open_store
@@ -326,6 +327,9 @@ def test_data_team_row_with_a_null_leaves_out_its_own_metric(
         team.publish({null: team.metrics[null]})
     result = team.reconcile()
     lasting = [entry for entry in result.breaks if entry.kind is not BreakKind.RECOMPUTED_DATE]
+    assert (lasting != list(result.breaks)) == (
+        computed_twice and column == "VALUE"
+    )  # a row without an instant is none
     value, incomplete = sorted(lasting, key=lambda one: one.record, reverse=True)
     assert (value.record, value.difference) == ("LEDGER_BALANCE", Decimal("-0.01"))
     assert (incomplete.kind, incomplete.severity) == (BreakKind.UNREADABLE, BreakSeverity.WARNING)
@@ -347,6 +351,24 @@ def test_data_team_portfolio_without_any_instant_is_named_by_metric(
     result = team.reconcile()
     assert {(entry.kind, entry.portfolio_number) for entry in result.breaks} == {(BreakKind.UNREADABLE, "SW000001")}
     assert {entry.record for entry in result.breaks} == {key[1] for key in team.metrics if key[0] == "SW000001"}
+
+
+def test_data_team_date_with_too_many_nulls_is_one_warning(
+    team: Team, altered_table: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    altered_table(CONTRACT.replace("NUMBER(38,6) NOT NULL", "NUMBER(38,6)"))
+    team.publish()
+    execute(team.connection, "UPDATE CLASS_FEED_METRICS SET VALUE = NULL WHERE METRIC = 'HOLDINGS'")
+    without_value = sum(key[1] == "HOLDINGS" for key in team.metrics)
+    monkeypatch.setattr(data_team, "_MOST_INCOMPLETE", without_value)
+    assert {entry.kind for entry in team.reconcile().breaks} == {BreakKind.UNREADABLE}
+    monkeypatch.setattr(data_team, "_MOST_INCOMPLETE", without_value - 1)
+    break_ = team.only_break()
+    assert break_.kind is BreakKind.MISSING_DATE
+    assert break_.likeliest.evidence == (
+        f"more than {without_value - 1} metrics of their table CLASS_FEED_METRICS lack COMPUTED_AT or VALUE: "
+        "ask the data team"
+    )
 
 
 @pytest.mark.parametrize("kind", ["DATE", "VARCHAR", "TIMESTAMP_TZ"])

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from classfeed_dagster.cli import preflight
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feeds import FEEDS
-from classfeed_dagster.settings import Settings
+from classfeed_dagster.settings import Component, Settings
 from classfeed_dagster.transmission.destination import (
     DestinationConflictError,
     DestinationRefusedError,
@@ -347,18 +347,37 @@ def test_sftp_host_key_of_each_kind_is_accepted(kind: str, comment: str) -> None
     Sftp("sftp.example", "feed", "/in", line + comment, "key")
 
 
-def test_preflight_asks_the_sftp_server_for_the_pinned_key(ssh: SshServer) -> None:
-    feed = replace(FEEDS[0], sends_to=ssh.destination())
-    settings = Settings(transmission_credentials=ssh.credentials)
-    (good,) = preflight._sftp_servers([feed], settings)
+@pytest.fixture
+def sftp_checks(monkeypatch: pytest.MonkeyPatch, ssh: SshServer) -> Callable[..., list[preflight.PreflightCheck]]:
+    """Return a function that returns preflight's checks of the recipients' SFTP servers for a component."""
+
+    def checks(component: Component | None = None, **changes: str) -> list[preflight.PreflightCheck]:
+        monkeypatch.setattr("classfeed_dagster.feeds.FEEDS", (replace(FEEDS[0], sends_to=ssh.destination(**changes)),))
+        settings = Settings(component=component, transmission_credentials=ssh.credentials)
+        return [check for check in preflight.checks(settings) if check.name.startswith("SFTP")]
+
+    return checks
+
+
+def test_preflight_asks_the_sftp_server_for_the_pinned_key(
+    ssh: SshServer, sftp_checks: Callable[..., list[preflight.PreflightCheck]]
+) -> None:
+    (good,) = sftp_checks()
     assert good.name == "SFTP server of class_cash's recipient"
     assert good.ask() == f"sftp://127.0.0.1:{ssh.port}/in/ has the pinned host key and accepts the login"
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
     for changes, message in (({"host_key": other}, "another host key"), ({"folder": "/out"}, "does not exist")):
-        (bad,) = preflight._sftp_servers([replace(feed, sends_to=ssh.destination(**changes))], settings)
+        (bad,) = sftp_checks(**changes)
         with pytest.raises((DestinationRefusedError, NotSentError), match=message):
             bad.ask()
     assert list((ssh.root / "in").iterdir()) == []
+
+
+@pytest.mark.parametrize("component", Component)
+def test_preflight_asks_sftp_servers_only_where_files_are_sent(
+    component: Component, sftp_checks: Callable[..., list[preflight.PreflightCheck]]
+) -> None:
+    assert len(sftp_checks(component)) == (component in (Component.WORKER, Component.STEPS))
 
 
 @pytest.mark.parametrize("operation", ["write", "close", "rename"])
