@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from decimal import Decimal
+from functools import partial
 
 import polars as pl
 import pytest
@@ -16,8 +17,10 @@ from classfeed_dagster.delivery.ledger_rebuild import (
     audit_positions,
     rebuild_ledger,
 )
+from classfeed_dagster.delivery.publish import publish
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.errors import DamagedRecordError
+from classfeed_dagster.feed_run import feed_run
 from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feed_run.post_delivery import PostDelivery
 from classfeed_dagster.feeds.class_super import FEED
@@ -419,7 +422,10 @@ def test_ledger_rebuilt_from_documents_and_landings_is_equal(morning_with: Morni
     assert {key: store.read(key) for key in store.list("ledger/")} == before
 
 
-def test_place_with_the_ledger_of_a_stopped_attempt_is_left_void(morning: Morning) -> None:
+def test_place_with_the_ledger_of_a_stopped_attempt_is_left_void(
+    morning: Morning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_run, "publish", partial(publish, patience_seconds=0))  # it waits a minute for the other
     assert morning.runtime.store.create("ledger/class_super/2020-04-03/r0/records-0000.parquet", b"another attempt's")
     assert (morning.run(FRIDAY).kind, morning.reasons(FRIDAY)) == ("DELIVERED", {})
     assert [entry.revision for entry in morning.sent(FRIDAY).state.deliveries] == [1]

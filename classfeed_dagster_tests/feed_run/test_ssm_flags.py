@@ -10,6 +10,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.utils import ContainerMetadataFetcher
 from openfeature import api
 from typer.testing import CliRunner
 
@@ -125,6 +126,7 @@ def test_process_started_without_credentials_reads_them_later(
     for name in keys:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:9/")
+    monkeypatch.setattr(ContainerMetadataFetcher, "SLEEP_TIME", 0)  # a second before each of its attempts
     start_flags(settings.model_copy(update={"store_url": "s3://unreachable"}), FEEDS)
     assert mode() is FeedMode.OFF
     problem = flags_problem()
