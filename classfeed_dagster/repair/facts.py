@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot
 from classfeed_dagster.delivery.approve_removals import approvals
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
@@ -242,7 +243,7 @@ def _changed_since_delivery(
     # Returns the dates whose rows changed after the snapshot of their latest delivery.
     delivered = {day: deliveries(runtime.store, feed, day) for day in days}
     queries = [
-        source_probe.ChangeQuery(day, revisions[-1].snapshot_at, _suspects(quarantine(runtime.store, feed.name, day)))
+        _change_query(audience, day, revisions[-1].snapshot_at, quarantine(runtime.store, feed.name, day))
         for day, revisions in delivered.items()
         if revisions
     ]
@@ -252,23 +253,31 @@ def _changed_since_delivery(
         return set(), source_probe.is_reachable(runtime)
 
 
-def _suspects(records: Iterable[Quarantined]) -> dict[str, bool]:
-    return {
+def _change_query(
+    audience: RecipientSchedule,
+    day: dt.date,
+    seen_at: dt.datetime,
+    records: Iterable[Quarantined],
+    *,
+    delivered: bool = True,
+) -> source_probe.ChangeQuery:
+    held = [record for record in records if record.status == "HELD"]
+    suspects = {
         record.number: any(breach.rule in SHARED_NUMBERS for breach in record.held_back.rules)
-        for record in records
-        if record.status == "HELD" and record.held_back.kind == "RULE"
+        for record in held
+        if record.held_back.kind == "RULE"
     }
+    lapsed = tuple(record.number for record in held if record.held_back.kind == "CONSENT_ENDED" and record.lacks_data)
+    next_cutoff = trading_days.cutoff(audience.around(day)[-1])
+    return source_probe.ChangeQuery(day, seen_at, suspects, delivered, lapsed, next_cutoff)
 
 
 def _with_changes(
     runtime: Runtime, audience: RecipientSchedule, dates: Sequence[ObservedDate]
 ) -> tuple[list[ObservedDate], bool]:
     queries = [
-        source_probe.ChangeQuery(
-            date.due.business_date,
-            date.facts.snapshot_at,
-            _suspects(date.held),
-            date.facts.delivered,
+        _change_query(
+            audience, date.due.business_date, date.facts.snapshot_at, date.held, delivered=date.facts.delivered
         )
         for date in dates
         if date.facts.snapshot_at is not None

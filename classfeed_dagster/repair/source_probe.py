@@ -27,7 +27,9 @@ _STATEMENT_MILLISECONDS = 20_000
 # it. For suspects, every row counts that could correct them. `sharing`: suspects whose number another portfolio had,
 # perhaps one that never consented. Once they have it alone, the latest change of any portfolio or account counts.
 # `open`: not delivered yet, so that a consent that was revoked or expired since counts too: the date must be built
-# without it. An infinite instant is no change: the date would be issued again without end.
+# without it. `lapsed`: portfolios left out because their consent had ended. One that is shared anew before the next
+# cut-off is delivered after all: the next date, on which it is no removal, waits for it. An infinite instant is no
+# change: the date would be issued again without end.
 _CHANGES = """
 WITH asked AS (
   SELECT * FROM unnest(CAST(:dates AS date[]), CAST(:cutoffs AS timestamptz[]), CAST(:seen AS timestamptz[]),
@@ -41,6 +43,11 @@ WITH asked AS (
   SELECT s.business_date, a.seen, s.sharing, p.portfolio_id, p.hin, p.updated_at
   FROM unnest(CAST(:suspect_dates AS date[]), CAST(:suspect_numbers AS text[]), CAST(:suspect_sharing AS boolean[]))
        AS s(business_date, portfolio_number, sharing)
+  JOIN asked a USING (business_date) JOIN bigsite.portfolio p USING (portfolio_number)
+), lapsed AS (
+  SELECT l.business_date, a.seen, l.next_cutoff, p.portfolio_id
+  FROM unnest(CAST(:lapsed_dates AS date[]), CAST(:lapsed_numbers AS text[]), CAST(:next_cutoffs AS timestamptz[]))
+       AS l(business_date, portfolio_number, next_cutoff)
   JOIN asked a USING (business_date) JOIN bigsite.portfolio p USING (portfolio_number)
 ), of_suspects AS (
   SELECT s.business_date, s.seen, h.security_id FROM suspect s
@@ -74,6 +81,12 @@ SELECT business_date, max(changed_at) FROM (
   SELECT a.business_date, c.expires_at FROM asked a
     JOIN bigsite.data_sharing_consent c ON a.open AND c.recipient = :recipient AND c.granted_at < a.cutoff
      AND c.expires_at > a.seen AND c.expires_at < now()
+  UNION ALL
+  SELECT l.business_date, greatest(c.granted_at, c.updated_at) FROM lapsed l
+    JOIN bigsite.data_sharing_consent c USING (portfolio_id)
+    WHERE c.recipient = :recipient AND c.granted_at < least(l.next_cutoff, now())
+      AND (c.expires_at IS NULL OR c.expires_at >= now()) AND (c.revoked_at IS NULL OR c.revoked_at >= now())
+      AND greatest(c.granted_at, c.updated_at) > l.seen
   UNION ALL
   SELECT business_date, updated_at FROM suspect WHERE updated_at > seen
   UNION ALL
@@ -122,12 +135,16 @@ class ChangeQuery:
         seen_at: instant (UTC) of the snapshot that the date was delivered from or last tried with.
         suspects: numbers of portfolios that a rule holds back; True if for a number that another portfolio has.
         delivered: True if the date was delivered.
+        lapsed: numbers of portfolios that were left out because their consent had ended.
+        next_cutoff: cut-off (UTC) of the audience's next business date; required with ``lapsed``.
     """
 
     business_date: dt.date
     seen_at: dt.datetime
     suspects: Mapping[str, bool] = field(default_factory=dict)
     delivered: bool = True
+    lapsed: tuple[str, ...] = ()
+    next_cutoff: dt.datetime | None = None
 
 
 def is_reachable(runtime: Runtime) -> bool:
@@ -151,6 +168,7 @@ def changed_since(runtime: Runtime, recipient: str, queries: Sequence[ChangeQuer
     if not queries:
         return {}
     suspects = [(query.business_date, *suspect) for query in queries for suspect in sorted(query.suspects.items())]
+    lapsed = [(query.business_date, number, query.next_cutoff) for query in queries for number in query.lapsed]
     parameters: dict[str, Any] = {
         "recipient": recipient,
         "dates": [query.business_date for query in queries],
@@ -160,6 +178,9 @@ def changed_since(runtime: Runtime, recipient: str, queries: Sequence[ChangeQuer
         "suspect_dates": [day for day, _, _ in suspects],
         "suspect_numbers": [number for _, number, _ in suspects],
         "suspect_sharing": [sharing for _, _, sharing in suspects],
+        "lapsed_dates": [day for day, _, _ in lapsed],
+        "lapsed_numbers": [number for _, number, _ in lapsed],
+        "next_cutoffs": [cutoff for _, _, cutoff in lapsed],
     }
     engine = _engine(runtime)
     try:

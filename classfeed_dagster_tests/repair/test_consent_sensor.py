@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+from dataclasses import replace
 
 import boto3
 import pytest
@@ -147,6 +148,30 @@ def test_probe_detects_expired_consent_without_a_changed_row(desk: Desk) -> None
     assert changed_since(desk.runtime, "CLASS", [ChangeQuery(day, observed, delivered=False)]) == {
         day: instant("2026-03-02T19:05:00Z")
     }
+
+
+@pytest.mark.parametrize(
+    ("granted_at", "changed"),
+    [
+        ("2026-03-03T12:59:59Z", "2026-03-03T12:59:59Z"),
+        ("2026-03-03T13:00:00Z", None),  # at the next cut-off: the next date announces the removal
+    ],
+)
+def test_probe_detects_consent_anew_of_a_portfolio_left_out(desk: Desk, granted_at: str, changed: str | None) -> None:
+    first, second = desk.two_customers()
+    first.consents[-1].values["expires_at"] = instant("2026-03-02T15:00:00Z")
+    for fund in (first, second):
+        fund.consent(granted_at=granted_at)
+    desk.end_of_day(MONDAY)
+    day, cutoff = dt.date(2026, 3, 2), instant("2026-03-03T13:00:00Z")
+    question = ChangeQuery(day, instant("2026-03-02T19:00:00Z"), lapsed=(first.number,), next_cutoff=cutoff)
+    expected = {} if changed is None else {day: instant(changed)}
+    assert changed_since(desk.runtime, "CLASS", [question]) == expected
+    assert changed_since(desk.runtime, "ANOTHER", [question]) == {}
+    assert changed_since(desk.runtime, "CLASS", [replace(question, lapsed=())]) == {}
+    with desk.runtime.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE bigsite.data_sharing_consent SET revoked_at = now(), updated_at = now()"))
+    assert changed_since(desk.runtime, "CLASS", [question]) == {}
 
 
 @pytest.mark.parametrize("never", ["infinity", "12020-01-01"])

@@ -17,6 +17,7 @@ from classfeed_dagster.feed_run import feed_run as steps
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.repair import facts, restatements
+from classfeed_dagster_tests.fixtures.bigsite_builder import instant
 from classfeed_dagster_tests.fixtures.desk import Desk
 from classfeed_dagster_tests.fixtures.prepared_desks import (
     DeskAfter,
@@ -25,7 +26,7 @@ from classfeed_dagster_tests.fixtures.prepared_desks import (
 )
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard
 
-MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
+MONDAY, TUESDAY, WEDNESDAY = "2026-03-02", "2026-03-03", "2026-03-04"
 
 
 def only(desk: Desk, feed: str = "class_super") -> Any:
@@ -108,6 +109,31 @@ def test_held_back_portfolio_is_delivered_with_later_dates_once_fixed(live_desk_
     assert [portfolio.number for portfolio in desk.manifest(TUESDAY, 1).portfolios] == ["SW00000001"]
     assert desk.status(MONDAY).complete
     assert desk.status(TUESDAY).complete
+
+
+def test_portfolio_shared_anew_before_the_next_cutoff_is_delivered(desk: Desk) -> None:
+    """Its consent ended between cut-off and run. The next date sees no change, and waits for what was left out."""
+    _, second = desk.two_customers()
+    second.consents[-1].values["expires_at"] = instant("2026-03-03T15:00:00Z")
+    desk.end_of_day(MONDAY)
+    desk.deliver(MONDAY)
+    desk.end_of_day(TUESDAY)
+    desk.deliver(TUESDAY)
+    second.consent(granted_at="2026-03-03T20:30:00Z")
+    desk.end_of_day(WEDNESDAY)
+    desk.deliver(WEDNESDAY)
+    assert [held.kind for day in (TUESDAY, WEDNESDAY) for held in desk.manifest(day).held_back] == [
+        "CONSENT_ENDED",
+        "WAITING",
+    ]
+    with desk.at("2026-03-05T06:10:00+11:00"):
+        for day in (TUESDAY, WEDNESDAY):
+            request = only(desk)
+            assert request.partition_key == day
+            assert desk.carry_out(request).success
+        none(desk)
+    for day in (TUESDAY, WEDNESDAY):
+        assert [(sent.number, sent.change) for sent in desk.manifest(day, 1).portfolios] == [(second.number, "CURRENT")]
 
 
 @pytest.mark.parametrize(
