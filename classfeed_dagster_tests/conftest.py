@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import polars as pl
 import pytest
 import sqlalchemy as sa
 import structlog
@@ -22,10 +21,6 @@ from classfeed_dagster_tests.fixtures.examples import load_examples_profile
 from classfeed_dagster_tests.fixtures.s3_servers import create_bucket, localbucket_server, moto_server
 
 _numbers = itertools.count()
-
-# Processes that tests start have as many threads as in production.
-assert pl.thread_pool_size() == 1
-del os.environ["POLARS_MAX_THREADS"]
 
 # Rich measures the terminal when a console is made, which is when a command's module is first imported.
 os.environ["COLUMNS"] = "160"

@@ -25,7 +25,7 @@ from classfeed_dagster.documents.epi_totals import totals_of
 from classfeed_dagster.documents.epi_validator import Lines, Validator
 from classfeed_dagster.errors import DataError
 
-BLOCK = 1 << 23  # bytes of records inspected at once
+BLOCK = 1 << 22  # bytes of records inspected at once
 _CONTROL_SECTIONS = {section.counted_as: section.name for section in epi.SECTIONS}
 _SECTION_OF = {section.record.name: section.name for section in epi.SECTIONS}
 _FRAME_FIELDS = {element.name: element.column for element in epi.CURRENCY_ELEMENTS}

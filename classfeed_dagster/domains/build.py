@@ -88,12 +88,21 @@ class DomainShard(BaseModel, frozen=True, populate_by_name=True, serialize_by_al
 class DomainSlices:
     """The frames of several domains, opened together and read slice by slice. Findings are merged over all domains."""
 
-    def __init__(self, store: ObjectStore, references: Iterable[DomainReference], slices: range | None = None) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        references: Iterable[DomainReference],
+        slices: range | None = None,
+        *,
+        ledger_rows: bool = True,
+    ) -> None:
         self._references = list(references)
+        left_out = set() if ledger_rows else {frame.name for frame in LEDGER_FRAMES.values()}
         tables = {
             (f"{FINDINGS.name}@{reference.domain}" if name == FINDINGS.name else name): table
             for reference in self._references
             for name, table in reference.frames.items()
+            if name not in left_out
         }
         self._files = SlicedFiles(store, tables, slices=slices)
 
@@ -218,9 +227,11 @@ def read_frame(store: ObjectStore, reference: DomainReference, name: str) -> pl.
 
 
 def open_domains(
-    store: ObjectStore, references: Iterable[DomainReference], slices: range | None = None
+    store: ObjectStore, references: Iterable[DomainReference], slices: range | None = None, *, ledger_rows: bool = True
 ) -> DomainSlices:
     """Open the frames of several domains together, all slices or only ``slices``. Use in a ``with`` block.
+
+    ``ledger_rows``: with the input of the delivered ledger.
 
     Raise MixedSnapshotsError unless all are of one snapshot, date and audience, each domain once.
     """
@@ -234,7 +245,7 @@ def open_domains(
             f"frames of different snapshots cannot be combined: {named}. Rebuild the consented portfolios and every "
             "domain from one snapshot of one date"
         )
-    return DomainSlices(store, listed, slices)
+    return DomainSlices(store, listed, slices, ledger_rows=ledger_rows)
 
 
 def _require_read(snapshot: Snapshot, audience: RecipientSchedule) -> None:

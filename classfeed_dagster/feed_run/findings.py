@@ -92,7 +92,7 @@ def _find(work: FeedDate, shard: int) -> pl.DataFrame:
     document = work.format
     columns = {source for column in document.columns for source in column.filled_by}
     findings = [FINDINGS.empty()]
-    with open_domains(work.store, work.domains(), work.snapshot().shards[shard]) as slices:
+    with open_domains(work.store, work.domains(), work.snapshot().shards[shard], ledger_rows=False) as slices:
         for frames in slices:
             findings.append(concerning(frames[FINDINGS.name], document.ledgers, columns))
             findings.append(document.check_representable(switched_frames(frames, work.flags)))
