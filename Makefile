@@ -33,8 +33,8 @@ demo: setup-demo ## set everything up, run three business days on embedded parts
 up: setup-demo ## the Dagster UI on embedded parts, until Ctrl-C
 	@$(CLASSFEED) up
 
-# One more than there are cores: a third of the time the tests wait for servers, disks and other processes.
-SUITE := pytest -n $(shell expr $$(nproc) + 1) --dist worksteal
+# Two more than there are cores: a third of the time the tests wait for servers, disks and other processes.
+SUITE := pytest -n $(shell expr $$(nproc) + 2) --dist worksteal
 PYTEST := $(BIN)/python -m $(SUITE)
 
 test: setup ## the tests

@@ -1,7 +1,7 @@
 """Memory settings of a process: freed memory returns to the system soon, and garbage is collected less often.
 
-Polars computes in one thread. Threads that share the small frames of a slice cost a tenth more processor time and 20 MB,
-and would make the peak depend on the machine. Whole steps run beside each other instead (`delivery.build`).
+Polars computes in one thread. More threads share the small frames of a slice for a tenth more processor time and 20 MB,
+and the peak would depend on the machine. A page is inspected while the next one is rendered instead.
 
 Polars (jemalloc), Arrow (mimalloc by default) and Python (glibc) keep freed memory for speed. A step works on one slice
 at a time, so the kept memory would be larger than the memory in use and double the peak.
@@ -33,7 +33,7 @@ _MALLOPT = {_TRIM_THRESHOLD: 1 << 20, _MMAP_THRESHOLD: 1 << 20, _ARENA_MAX: 2}
 
 
 def configure() -> None:
-    """Configure the allocators and Polars' threads of this process and its children, and this process's garbage collector."""
+    """Configure the allocators and threads of this process and its children, and this process's garbage collector."""
     youngest, *older = gc.get_threshold()
     if youngest:  # zero: somebody has switched the collector off
         gc.set_threshold(max(youngest, _OBJECTS_BETWEEN_COLLECTIONS), *older)

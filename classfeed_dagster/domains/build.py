@@ -231,9 +231,8 @@ def open_domains(
 ) -> DomainSlices:
     """Open the frames of several domains together, all slices or only ``slices``. Use in a ``with`` block.
 
-    ``ledger_rows``: with the input of the delivered ledger.
-
-    Raise MixedSnapshotsError unless all are of one snapshot, date and audience, each domain once.
+    ``ledger_rows``: with the input of the delivered ledger. Raise MixedSnapshotsError unless all are of one snapshot,
+    date and audience, each domain once.
     """
     listed = list(references)
     if not listed:
