@@ -47,8 +47,10 @@ def test_collector_threshold_is_raised_never_lowered(before: int, after: int) ->
 def test_polars_computes_in_one_thread_unless_told_otherwise() -> None:
     command = [sys.executable, "-c", "import classfeed_dagster, polars; print(polars.thread_pool_size())"]
     environment = {name: value for name, value in os.environ.items() if name != "POLARS_MAX_THREADS"}
-    for threads, given in ((1, {}), (2, {"POLARS_MAX_THREADS": "2"})):
-        printed = subprocess.run(command, env=environment | given, check=True, capture_output=True, text=True).stdout
+    for threads, variables in ((1, {}), (2, {"POLARS_MAX_THREADS": "2"})):
+        printed = subprocess.run(
+            command, env=environment | variables, check=True, capture_output=True, text=True
+        ).stdout
         assert int(printed) == threads
 
 

@@ -122,7 +122,7 @@ def test_portfolio_shared_anew_before_the_next_cutoff_is_delivered(desk: Desk) -
     second.consent(granted_at="2026-03-03T20:30:00Z")
     desk.end_of_day(WEDNESDAY)
     desk.deliver(WEDNESDAY)
-    assert [held.kind for day in (TUESDAY, WEDNESDAY) for held in desk.manifest(day).held_back] == [
+    assert [entry.kind for day in (TUESDAY, WEDNESDAY) for entry in desk.manifest(day).held_back] == [
         "CONSENT_ENDED",
         "WAITING",
     ]
