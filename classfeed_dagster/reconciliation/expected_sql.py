@@ -64,7 +64,7 @@ class ExpectedRecords(RecordScope):
 
     def named_rows(self, ledgers: str) -> str:
         """Return SQL of the rows of earlier windows that the records of some ledgers name. See ``movements_sql``."""
-        return f"{self._scope()} {named_rows(self, ledgers)}"
+        return named_rows(self, ledgers)
 
     def histories(self, at: dt.datetime, numbers: Iterable[str]) -> str:
         """Return SQL of the start of the history that some portfolios shared at an instant, by number, as text."""

@@ -68,11 +68,14 @@ def _window(scope: RecordScope, row: str) -> str:
 
 
 def _shared(scope: RecordScope, row: str, date: str, ledger: str = "") -> str:
-    window = _window(scope, row)
-    ids = [name[1:] for name in scope.late if ledger and name[:1] == ledger[0].upper()]
-    if ids:  # rows that no earlier window's snapshot saw: sent in this one
-        window = f"(({window}) OR {row}.{ledger}_id IN ({', '.join(ids)}))"
+    window = _or_late(scope, _window(scope, row), row, ledger) if ledger else _window(scope, row)
     return f"WHERE {window} AND (s.history_from IS NULL OR {row}.{date} >= s.history_from)"
+
+
+def _or_late(scope: RecordScope, window: str, row: str, ledger: str) -> str:
+    # With the rows that no earlier window's snapshot saw: sent in this one.
+    ids = [name[1:] for name in scope.late if name[:1] == ledger[0].upper()]
+    return f"(({window}) OR {row}.{ledger}_id IN ({', '.join(ids)}))" if ids else f"({window})"
 
 
 def _reference(scope: RecordScope, row: str, ledger: str) -> str:
@@ -125,10 +128,10 @@ def _relates_to(scope: RecordScope) -> str:
 
 
 def named_rows(scope: RecordScope, ledgers: str) -> str:
-    """Return SQL of the rows of earlier windows that records of DELTA extracts name: number, id, date, recorded_at.
+    """Return SQL of the rows of earlier windows that rows of this window name: number, id, date, recorded_at.
 
     Only of portfolios with consents to different histories, or with one that changed after the row was recorded:
-    otherwise the shared history is as it was. Of bigsite.
+    otherwise the shared history is as it was. Of bigsite, whatever its consents state now: the landing may have others.
     """
     tables = {table[0].upper(): table for table in _DATES}
     named = [(letter, letter, f"reverses_{tables[letter]}_id") for letter in tables if letter in ledgers]
@@ -138,19 +141,19 @@ def named_rows(scope: RecordScope, ledgers: str) -> str:
 
 
 def _named(scope: RecordScope, table: str, other: str, column: str) -> str:
-    schema = scope.schema
-    cash = f"JOIN {schema}.cash_account a ON a.portfolio_id = s.portfolio_id" if table[0] == "c" else ""
-    owner = "r.cash_account_id = a.cash_account_id" if cash else "r.portfolio_id = s.portfolio_id"
-    dated = f"o.{_DATES[other]}"
-    return f"""SELECT s.portfolio_number, '{other[0].upper()}' || o.{other}_id, CAST({dated} AS VARCHAR), o.recorded_at
-      FROM sending s {cash} JOIN {schema}.{table} r ON {owner} JOIN {schema}.{other} o ON o.{other}_id = r.{column}
-      {_shared(scope, "r", _DATES[table], table)} AND s.extract = 'DELTA'
-      AND {dated} BETWEEN coalesce(s.history_from, DATE '1900-01-01') AND DATE '9999-12-31'
-      AND o.recorded_at >= TIMESTAMP WITH TIME ZONE '1900-01-01 00:00+00' AND o.recorded_at < {scope.at(scope.window_start)}
-      AND (s.portfolio_id IN (SELECT portfolio_id FROM {schema}.data_sharing_consent WHERE recipient = '{scope.recipient}'
+    schema, recipient = scope.schema, f"recipient = '{scope.recipient}'"
+    cash = f"JOIN {schema}.cash_account a ON a.portfolio_id = p.portfolio_id" if table[0] == "c" else ""
+    owner = "r.cash_account_id = a.cash_account_id" if cash else "r.portfolio_id = p.portfolio_id"
+    dated, start = f"o.{_DATES[other]}", scope.at(scope.window_start)
+    window = f"r.recorded_at >= {start} AND r.recorded_at < {scope.at(scope.window_end)}"
+    return f"""SELECT p.portfolio_number, '{other[0].upper()}' || o.{other}_id, CAST({dated} AS VARCHAR), o.recorded_at
+      FROM {schema}.portfolio p {cash} JOIN {schema}.{table} r ON {owner} JOIN {schema}.{other} o ON o.{other}_id = r.{column}
+      WHERE {_or_late(scope, window, "r", table)} AND {dated} BETWEEN DATE '1900-01-01' AND DATE '9999-12-31'
+      AND o.recorded_at >= TIMESTAMP WITH TIME ZONE '1900-01-01 00:00+00' AND o.recorded_at < {start}
+      AND (p.portfolio_id IN (SELECT portfolio_id FROM {schema}.data_sharing_consent WHERE {recipient}
         GROUP BY portfolio_id HAVING count(DISTINCT coalesce(history_from, DATE '0001-01-01')) > 1)
-        OR EXISTS (SELECT 1 FROM {schema}.data_sharing_consent u WHERE u.recipient = '{scope.recipient}'
-          AND u.portfolio_id = s.portfolio_id AND u.updated_at > u.granted_at AND u.updated_at > o.recorded_at))"""
+        OR EXISTS (SELECT 1 FROM {schema}.data_sharing_consent u WHERE u.{recipient}
+          AND u.portfolio_id = p.portfolio_id AND u.updated_at > u.granted_at AND u.updated_at > o.recorded_at))"""
 
 
 def _security(scope: RecordScope, row: str, date: str) -> str:

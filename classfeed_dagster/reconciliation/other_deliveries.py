@@ -79,10 +79,12 @@ def _recorded_earlier(delivered: Delivered) -> list[tuple[str, str, dt.datetime]
     return [
         (str(number), str(name), at.astimezone(dt.UTC))
         for number, name, at in rows
-        if _LEDGER_ID.match(str(name))
-        and number in delivered.latest
-        and delivered.latest[number].portfolios[number].get("extract") == "DELTA"
+        if _LEDGER_ID.match(str(name)) and _is_delta(delivered, number)
     ]
+
+
+def _is_delta(delivered: Delivered, number: str) -> bool:
+    return number in delivered.latest and delivered.latest[number].portfolios[number].get("extract") == "DELTA"
 
 
 _Row = tuple[str, str]  # portfolio number, TransactionId
@@ -91,11 +93,12 @@ _Row = tuple[str, str]  # portfolio number, TransactionId
 def unsent_references(
     store: ObjectStore, delivered: Delivered, expected: ExpectedRecords, bigsite: Bigsite
 ) -> tuple[_Row, ...]:
-    """Return the rows, each with its portfolio, that records of the date name and that no earlier date sent."""
+    """Return the rows, each with its portfolio, that records of DELTA extracts name and that no earlier date sent."""
     ledgers = "".join(kind.ledgers for kind in delivered.layout.kinds if kind.name == MOVEMENTS.name)
     named: dict[_Row, tuple[str, dt.datetime]] = {
         (str(number), str(name)): (str(dated), recorded_at.astimezone(dt.UTC))
         for number, name, dated, recorded_at in (bigsite.fetch(expected.named_rows(ledgers)) if ledgers else ())
+        if _is_delta(delivered, number)
     }
     unsent: list[_Row] = []
     for day, rows in _sent_on(store, delivered, {row: recorded_at for row, (_, recorded_at) in named.items()}).items():

@@ -219,6 +219,22 @@ def test_history_rewritten_in_place_is_judged_as_landed(morning: Morning, after:
     assert all("consent 1 was updated at 2020-04-06 01:00:00Z, and the landing has" in text for text in explained)
 
 
+def test_reference_left_out_stays_right_after_bigsite_rewrites_the_consent(morning: Morning) -> None:
+    """The landing decides which rows a date names; bigsite's consent, which shares nothing of them since, does not."""
+    history_widened(morning)
+    fund = morning.funds[0]
+    undone = fund.reverse(rows_of(morning, "trade")[0], "2020-04-06T02:00:00Z")
+    deliver(morning, MONDAY)
+    for consent in fund.consents:
+        consent["history_from"] = dt.date(2020, 4, 8)
+        consent["updated_at"] = dt.datetime(2020, 4, 7, 1, tzinfo=dt.UTC)
+    morning.end_of_day(TUESDAY)
+    assert references(morning, MONDAY)[f"T{undone.id}"] == (None, None)
+    explained = breaks(morning, MONDAY)
+    assert explained
+    assert all("was updated at 2020-04-07 01:00:00Z, and the landing has" in text for text in explained)
+
+
 def test_landed_history_with_a_fault_decides_no_reference(morning: Morning) -> None:
     """A landing that was changed since still can be read, and bigsite's consents decide in its place."""
     history_widened(morning)
