@@ -234,6 +234,7 @@ class BreakClassifier:
             consent_change=evidence.consent_change(number, revision),
             decided_by_consent=self._consent_decides(sides, case),
             ledger_denies=self._ledger_denies(sides, case),
+            held_back_since=self._delivered.held_back_since(number),
         )
 
     def _ledger_denies(self, sides: Sides, case: _Case) -> bool:

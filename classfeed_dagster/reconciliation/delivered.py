@@ -111,6 +111,15 @@ class Delivered:
             result.update(revision.held_back)
         return {number: entry for number, entry in result.items() if number not in self.latest}
 
+    def held_back_since(self, number: str) -> str | None:
+        """Return the last revision that held a delivered portfolio back since, with its reason; None if none did."""
+        latest = self.latest.get(number)
+        for revision in reversed(self.revisions):
+            if latest is not None and number in revision.held_back and revision.number > latest.number:
+                reason = revision.held_back[number].get("reason")
+                return f"revision {revision.number} would have sent it again, but held the portfolio back: {reason}"
+        return None
+
     def first_revision(self, number: str) -> Revision:
         """Return the revision that first delivered the portfolio; the last one if none did."""
         return next((revision for revision in self.revisions if number in revision.portfolios), self.revisions[-1])

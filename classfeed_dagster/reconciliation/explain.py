@@ -47,6 +47,7 @@ class Circumstances:
     consent_change: str | None = None  # proven by the landing's old values
     decided_by_consent: bool = False
     ledger_denies: bool = False  # the delivery's own ledger has another value of the field than the file
+    held_back_since: str | None = None  # a later revision that held the portfolio back, with its reason
 
     def changed_since(self, name: str) -> str | None:
         """Return the instant of bigsite's change after the snapshot, by an evidence column; None if none."""
@@ -55,7 +56,10 @@ class Circumstances:
 
 
 def explain(case: Circumstances) -> tuple[BreakExplanation, ...]:
-    """Return every explanation that its evidence proves, the likeliest first; UNEXPLAINED if there is none."""
+    """Return every explanation that its evidence proves, the likeliest first; UNEXPLAINED if there is none.
+
+    That the portfolio is held back since proves no cause: it is added to UNEXPLAINED.
+    """
     explanations: list[BreakExplanation] = []
     if case.ledger_denies:
         explanations.append(BreakExplanation(BreakCause.FILE_ALTERED, _NOT_SENT))
@@ -79,6 +83,8 @@ def explain(case: Circumstances) -> tuple[BreakExplanation, ...]:
             BreakExplanation(BreakCause.EXPORT_FAULT, "the file differs from the landed copy it was built from")
         )
     explanations += number_hints(case.file, case.landing if case.file_is_bigsite else case.bigsite)
+    if not explanations and case.held_back_since:
+        return (BreakExplanation(BreakCause.UNKNOWN, f"{UNEXPLAINED.evidence}; {case.held_back_since}"),)
     return tuple(explanations) or (UNEXPLAINED,)
 
 

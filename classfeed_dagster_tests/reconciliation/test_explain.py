@@ -66,6 +66,12 @@ def test_explain_returns_the_likeliest_cause(changes: dict[str, object], expecte
     assert causes(**changes)[0] is expected
 
 
+def test_unexplained_difference_names_the_revision_that_held_the_portfolio_back() -> None:
+    (cause,) = explain(dataclasses.replace(CASE, held_back_since="revision 1 held it back"))
+    assert (cause.cause, cause.evidence) == (BreakCause.UNKNOWN, "no evidence in the data; revision 1 held it back")
+    assert causes(held_back_since="revision 1 held it back", bigsite="50.00", file="5.00") == [BreakCause.SCALE]
+
+
 def test_causes_with_evidence_rank_before_hints() -> None:
     cause = causes(file="5.00", bigsite="50.00", evidence={"eod_updated_at": SINCE}, late_rows=(LATE,))
     assert cause == [BreakCause.LATE_ROW, BreakCause.SCALE]

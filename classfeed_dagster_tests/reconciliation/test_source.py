@@ -115,6 +115,19 @@ def test_portfolio_in_quarantine_is_one_event(undelivered: Scene) -> None:
     assert undelivered.reconcile().breaks == ()
 
 
+def test_difference_of_a_portfolio_held_back_since_names_the_hold(scene: Scene) -> None:
+    """Bigsite moved on, and the re-issue that would have followed it held the portfolio back."""
+    scene.sql("UPDATE bigsite.cash_balance_eod SET ledger_balance = ledger_balance + 1 WHERE cash_account_id = 1")
+    hold = HeldBack(number="SW000001", kind="RULE", reason="breaks delivered_balance (once)")
+    scene.deliver(revision=1, only=frozenset({"SW000002"}), held_back=(hold,))
+    (difference,) = [broken for broken in scene.reconcile().breaks if broken.field == "ledger_balance"]
+    assert (difference.portfolio_number, difference.severity) == ("SW000001", BreakSeverity.ERROR)
+    assert difference.likeliest.evidence == (
+        "no evidence in the data; revision 1 would have sent it again, but held the portfolio back: "
+        "breaks delivered_balance (once)"
+    )
+
+
 def test_removal_of_what_was_never_delivered_is_silent(undelivered: Scene) -> None:
     frames = {
         name: frame.filter(pl.col("portfolio_number") != "SW000003") for name, frame in undelivered.frames.items()
