@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import duckdb
 
 from benchmarks import measure
 from benchmarks.measure import Part, Way, Work
@@ -45,6 +44,8 @@ def write_sides(folder: Path, rows: int) -> tuple[Path, Path]:
         CASE WHEN i % 3 = 0 THEN 'SELL' ELSE 'BUY' END AS transaction_type, DATE '2025-03-12' - (i % 400)::INTEGER AS transaction_date,
         (i % 9973)::DECIMAL(20,6) AS units, (i % 7919 + 0.25)::DECIMAL(18,6) AS price, (i % 99991 + 0.37)::DECIMAL(18,2) AS net_amount,
         'AUD' AS currency FROM range({rows}) t(i)"""
+    import duckdb  # imported lazily: the other measured processes load this file too
+
     with duckdb.connect() as db:
         dropped = f"i % {step} = 0 AND (i // {step}) BETWEEN {{}} AND {{}}"
         db.execute(

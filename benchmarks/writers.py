@@ -15,7 +15,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import polars as pl
 import pyarrow as pa
 from lxml import etree
@@ -175,6 +174,8 @@ def _polars(record: RecordMapping, end: str) -> pl.Expr:
 
 def duckdb_formatting(frames: Frames, header: PageHeader, totals: Totals, path: Path) -> None:
     """Measure a floor: the same text by one DuckDB query a record type, over the frames as they are."""
+    import duckdb  # imported lazily: a run without it must not be measured with it
+
     with duckdb.connect(config={"preserve_insertion_order": True}) as db:
         for name, frame in frames.items():
             db.register(name, frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
