@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-
 from benchmarks import measure
 from benchmarks.measure import Part, Way, Work
 from classfeed_dagster.reconciliation.compare import RowClass, compare

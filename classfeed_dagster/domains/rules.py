@@ -388,7 +388,8 @@ DELIVERED_BALANCE = LedgerRule(
     "Openings sent with a later date count at once. The finding has the difference and sent records of that size.",
     "look in bigsite for a row that changed, vanished or appeared behind a closed window. Have it corrected by a new "
     "row, or the end of day rewritten. A row of the last `CLASSFEED_LATE_ROW_DAYS` is sent automatically. For a row "
-    "dated before the shared history, run the date of its `recorded_at` with `--fresh-snapshot`.",
+    "dated before the shared history, run the date of its `recorded_at` with `--fresh-snapshot`; if that date holds "
+    "the portfolio back as well, as after a reversal of the row, `classfeed refresh` the portfolio.",
 )
 ID_SENT_BEFORE = LedgerRule(
     "id_sent_before",

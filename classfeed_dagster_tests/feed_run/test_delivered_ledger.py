@@ -320,6 +320,28 @@ def test_late_row_before_the_shared_history_travels_in_an_opening(morning: Morni
     assert not morning.reasons(TUESDAY)
 
 
+def test_late_row_before_the_history_that_was_reversed_since_is_sent_by_a_refresh(morning: Morning) -> None:
+    """Bigsite's end of day is as it was, so that the row's own date cannot be sent again."""
+    fund = morning.funds[0]
+    fund.consents[0]["history_from"] = dt.date(2020, 4, 4)
+    for day in (FRIDAY, MONDAY):
+        morning.end_of_day(day)
+        assert morning.run(day).kind == "DELIVERED"
+    assert morning.bhp is not None
+    bought = fund.buy(morning.bhp, "53", "1.00", FRIDAY, recorded_at="2020-04-02T19:00:00Z")
+    fund.reverse(bought, "2020-04-06T17:00:00Z")
+    morning.end_of_day(TUESDAY)
+    morning.run(TUESDAY)
+    assert morning.reasons(TUESDAY) == {fund.number: "breaks delivered_balance (once)"}
+    assert morning.run(FRIDAY, fresh=True).kind == "NOTHING_TO_DO"
+    morning.refresh(fund, TUESDAY)
+    assert morning.run(TUESDAY).kind == "DELIVERED"
+    assert morning.reasons(TUESDAY) == {}
+    morning.end_of_day(WEDNESDAY)
+    assert morning.run(WEDNESDAY).kind == "DELIVERED"
+    assert morning.reasons(WEDNESDAY) == {}
+
+
 def test_row_that_vanished_holds_its_portfolio_back_with_the_difference(morning_with: MorningWith) -> None:
     morning = morning_with(friday_delivered)
     event = next(row for row in morning.bigsite.rows[tables.cash_transaction] if row["amount"] == Decimal("1000.00"))
