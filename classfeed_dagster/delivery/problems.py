@@ -88,16 +88,19 @@ def manifest_problems(manifest: AnyManifest, data: bytes, location: str, *, list
         yield Problem(ProblemKind.RECORD_DAMAGED, location, "it lists a failed check")
     if not listed:
         return
+    count, in_order, before, named = 0, True, "", set[str]()  # nothing that grows with the list
     try:
-        portfolios = [(portfolio.number, portfolio.page) for portfolio in manifest.portfolios]
+        for portfolio in manifest.portfolios:
+            in_order &= before < portfolio.number
+            before, count = portfolio.number, count + 1
+            named.add(portfolio.page)
     except DamagedRecordError as error:
         yield Problem(ProblemKind.LEDGER_CHANGED, error.location, error.fault)
         return
-    numbers = [number for number, _ in portfolios]
-    if numbers != sorted(set(numbers)) or len(numbers) != len(manifest.portfolios):
+    if not in_order or count != len(manifest.portfolios):
         yield Problem(ProblemKind.RECORD_DAMAGED, location, "its portfolios are out of order or duplicated")
     ids = [page.message_id for page in manifest.pages]
-    if len(ids) != len(set(ids)) or not {page for _, page in portfolios} <= set(ids):
+    if len(ids) != len(set(ids)) or not named <= set(ids):
         yield Problem(
             ProblemKind.RECORD_DAMAGED, location, "its pages are duplicated, or a portfolio is on an unlisted page"
         )

@@ -57,7 +57,7 @@ def manifest_of(store: ObjectStore) -> Manifest:
 
 @pytest.mark.parametrize("count", [0, 1, 10, 11, 25])
 def test_list_is_read_as_written_in_parts(local_store: LocalStore, count: int) -> None:
-    with mock.patch.object(portfolio_list, "_IN_MEMORY", 10):
+    with mock.patch.multiple(portfolio_list, _ROW_GROUP=10, _BATCH=4):
         file = publish_portfolios(local_store, FEED, DAY1, 0, portfolios(count))
         assert file is not None
         listed = stored_portfolios(local_store, file)
