@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import polars as pl
 from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt
@@ -23,7 +23,13 @@ from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt
 from classfeed_dagster.delivery.manifest import ControlTotals, HeldBack, Page, SnapshotRef
 from classfeed_dagster.delivery.pages import UNREADABLE, Written, write_page, written
 from classfeed_dagster.delivery.plan import DeliveryPlan, PlannedPortfolio
-from classfeed_dagster.delivery.portfolio_list import PortfolioRecord
+from classfeed_dagster.delivery.portfolio_list import (
+    FILE_NAME,
+    ListsPortfolios,
+    PortfolioListWriter,
+    PortfolioRecord,
+    stage_portfolios,
+)
 from classfeed_dagster.delivery.prevalidation import prevalidate, prevalidation_key, record_prevalidation
 from classfeed_dagster.delivery.state import DeliveredState
 from classfeed_dagster.documents.document_format import (
@@ -43,7 +49,6 @@ from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import (
     Sha256,
-    StoredRecord,
     build_key,
     create_record,
     json_parts,
@@ -57,10 +62,9 @@ _READ = 1 << 20
 _SPOOL_BUFFER = 1 << 20
 
 
-class Build(StoredRecord):
+class Build(ListsPortfolios):
     """A staged delivery, ready for the gate: its pages, its portfolios and the state that it was built on."""
 
-    schema_version: Literal[1] = 1
     build_id: str = Field(pattern=r"^[0-9a-f]{32}$", description="hash of everything that determines the delivery")
     feed: str
     recipient: str
@@ -75,7 +79,6 @@ class Build(StoredRecord):
     code_version: str
     flags: dict[str, str | int | bool]
     pages: tuple[Page, ...] = Field(description="staged pages; empty if there is nothing to deliver")
-    portfolios: tuple[PortfolioRecord, ...] = Field(description="portfolios whose content was not delivered before")
     held_back: tuple[HeldBack, ...]
     unannounced: tuple[str, ...] = Field(description="removed portfolios that were never delivered")
     unchanged: NonNegativeInt = Field(description="portfolios whose content was delivered before")
@@ -103,7 +106,7 @@ class Build(StoredRecord):
 def read_build(store: ObjectStore, feed: str, day: dt.date, build_id: str) -> Build:
     """Return a staged build. Raise ObjectNotFoundError if there is none, DamagedRecordError if it is unreadable."""
     key = build_key(feed, day, build_id)
-    return read_record(store, Build, key)
+    return read_record(store, Build, key).listed_in(store)
 
 
 @dataclass(frozen=True)
@@ -164,14 +167,15 @@ class DeliveryContext:
         self,
         *,
         pages: Iterable[Page],
-        portfolios: Iterable[PortfolioRecord],
+        portfolios: PortfolioListWriter,
         held_back: tuple[HeldBack, ...],
         unannounced: tuple[str, ...],
         unchanged: int,
     ) -> Build:
-        """Return the record of the staged delivery. Its id is a hash of its content."""
+        """Return the record of the staged delivery. Its id is a hash of its content. The list's file has no key yet."""
         window = self.audience.window(self.day)
         build = Build(
+            schema_version=2,
             build_id="0" * 32,
             feed=self.feed,
             recipient=self.audience.recipient,
@@ -186,20 +190,19 @@ class DeliveryContext:
             code_version=self.code_version,
             flags=dict(self.flags),
             pages=tuple(pages),
-            portfolios=tuple(portfolios),
+            portfolio_list=portfolios.written(),
             held_back=held_back,
             unannounced=unannounced,
             unchanged=unchanged,
             delivered_before=self.delivered.fingerprint,
             ledger_view=self.ledger_view,
         )
-        # The id excludes the compressed files: another processor may compress the same document differently.
+        # The id excludes compressed files: another processor may compress the same document or list differently.
         left_out: dict[str, Any] = {
-            "build_id": True,
-            "staged_ledger": True,
+            **dict.fromkeys(("build_id", "staged_ledger", "portfolio_list", "portfolios"), True),
             "pages": {"__all__": {"key", "bytes", "sha256"}},
         }
-        determining = hashlib.sha256()
+        determining = hashlib.sha256(portfolios.rows_sha256.encode())
         for part in json_parts(build, exclude=left_out):
             determining.update(part)
         return build.model_copy(update={"build_id": determining.hexdigest()[:32]})
@@ -235,7 +238,7 @@ def build_delivery(
         ranges = context.pages(spool.paging.pages)
         headers = [context.header(at, len(ranges)) for at in range(1, len(ranges) + 1)]
         files = [Path(folder) / context.file_name(header) for header in headers]
-        totals = spool.totals if spool.portfolios else [Totals()] * len(ranges)
+        totals = spool.totals if len(spool.portfolios) else [Totals()] * len(ranges)
 
         def write(at: int) -> Written:
             chunks = document_format.page(headers[at], totals[at], spool.sections(ranges[at]))
@@ -259,7 +262,8 @@ def build_delivery(
             for page, path, records in zip(build.pages, files, known_records, strict=True)
         ]
         staged = StagedLedger(prefix=prefix, files=parts.stage(store, prefix)) if parts.written else None
-        return keep_build(store, build.model_copy(update={"pages": tuple(pages), "staged_ledger": staged}))
+        build = build.model_copy(update={"pages": tuple(pages), "staged_ledger": staged})
+        return keep_build(store, build, spool.portfolios)
 
 
 def page_record(header: PageHeader, totals: Totals, result: Written) -> Page:
@@ -340,7 +344,7 @@ def _spool_changed(
         if len(spool.totals) > ended + 1:
             page_ended(spool.page(ended))
             ended += 1
-    if spool.portfolios:
+    if len(spool.portfolios):
         page_ended(spool.page(ended))
     return unchanged
 
@@ -415,7 +419,7 @@ class _Spool:
         self._page_id = page_id
         self._page_ids: list[str] = []
         self.paging = paging
-        self.portfolios: list[PortfolioRecord] = []
+        self.portfolios = PortfolioListWriter(folder / FILE_NAME)
 
     @property
     def totals(self) -> list[Totals]:
@@ -423,6 +427,7 @@ class _Spool:
         return self.paging.totals
 
     def __enter__(self) -> _Spool:
+        self._open.enter_context(self.portfolios)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -442,7 +447,7 @@ class _Spool:
         page = self.paging.add(rendered.size, rendered.totals)
         if page > len(self._page_ids):
             self._page_ids.append(self._page_id(page))
-        self.portfolios.append(
+        self.portfolios.add(
             PortfolioRecord(
                 number=planned.number,
                 change=planned.change,
@@ -489,8 +494,14 @@ def stage_page(
     return staged
 
 
-def keep_build(store: ObjectStore, build: Build) -> Build:
-    """Record a build whose pages are staged. Return the recorded build, which may be an earlier attempt's."""
+def keep_build(store: ObjectStore, build: Build, portfolios: PortfolioListWriter) -> Build:
+    """Stage the closed list of a build whose pages are staged, and record the build.
+
+    Return the recorded build, which may be an earlier attempt's.
+    """
+    prefix = staged_prefix(build.feed, build.business_date, build.build_id)
+    listed = stage_portfolios(store, prefix, portfolios)
+    build = build.model_copy(update={"portfolio_list": listed}).listed_in(store)
     if create_record(store, build_key(build.feed, build.business_date, build.build_id), build):
         return build
     return read_build(store, build.feed, build.business_date, build.build_id)

@@ -8,18 +8,13 @@ delivers nothing.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field, NonNegativeInt, PositiveInt, TypeAdapter, model_validator
+from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt, TypeAdapter
 
-from classfeed_dagster.delivery.portfolio_list import (
-    ListedPortfolios,
-    PortfolioList,
-    PortfolioRecord,
-    stored_portfolios,
-)
+from classfeed_dagster.delivery.portfolio_list import ListsPortfolios
 from classfeed_dagster.documents.document_format import CurrencyTotals, Totals
 from classfeed_dagster.ledger.files import LedgerFiles
 from classfeed_dagster.store import ObjectStore
@@ -120,10 +115,6 @@ class Page(StoredRecord):
         return self.totals.with_counts(dict(self.counts))
 
 
-def _is_listed(value: object) -> bool:
-    return isinstance(value, ListedPortfolios)
-
-
 class RuleCount(StoredRecord):
     """A rule that a portfolio breaks."""
 
@@ -156,12 +147,9 @@ class PassedCheck(StoredRecord):
     evaluated_by: str = Field(description="correlation id of the attempt that evaluated it")
 
 
-class Manifest(StoredRecord):
+class Manifest(ListsPortfolios):
     """A delivery: its files, totals and verdicts, and the portfolios in it."""
 
-    schema_version: Literal[1, 2] = Field(
-        default=1, description="version of this record's form: 2 if the portfolios are listed in a file of their own"
-    )
     kind: Literal["delivery"] = "delivery"
     feed: str = Field(description="the feed's name")
     recipient: str = Field(description="the recipient's name")
@@ -180,16 +168,6 @@ class Manifest(StoredRecord):
     consent_checked_at: AwareDatetime = Field(description="time of the last consent query, by bigsite's clock")
     flags: dict[str, str | int | bool] = Field(default={}, description="the feed's switches in effect")
     pages: tuple[Page, ...] = Field(min_length=1)
-    portfolio_list: PortfolioList | None = Field(
-        default=None,
-        description="the file that lists every portfolio in this revision, ordered by number; absent in version 1",
-        exclude_if=is_none,
-    )
-    portfolios: Annotated[Sequence[PortfolioRecord], AfterValidator(tuple)] = Field(
-        default=(),
-        description="every portfolio in this revision, ordered by number; absent in version 2",
-        exclude_if=_is_listed,
-    )
     held_back: tuple[HeldBack, ...] = Field(description="every portfolio held back, ordered by number")
     counts: dict[str, NonNegativeInt] = Field(description="records by section, over all pages")
     totals: ControlTotals = Field(description="what all pages add up to")
@@ -204,17 +182,6 @@ class Manifest(StoredRecord):
         exclude_if=is_none,
     )
     verdicts: tuple[PassedCheck, ...] = Field(description="the checks that the delivery required")
-
-    @model_validator(mode="after")
-    def _one_list(self) -> Self:
-        in_file = self.portfolio_list is not None
-        if in_file != (self.schema_version == 2) or in_file == ("portfolios" in self.model_fields_set):
-            raise ValueError("version 1 holds its portfolios, version 2 names their file")
-        return self
-
-    def with_portfolios(self, portfolios: ListedPortfolios) -> Manifest:
-        """Return the manifest with the portfolios that its file lists."""
-        return self.model_copy(update={"portfolios": portfolios})
 
 
 class VoidManifest(StoredRecord):
@@ -241,9 +208,7 @@ def read_manifest(data: bytes, location: str, store: ObjectStore) -> AnyManifest
     Portfolios that a file lists are read from ``store`` when they are iterated.
     """
     manifest = from_json(_ADAPTER, data, location)
-    if isinstance(manifest, Manifest) and manifest.portfolio_list is not None:
-        return manifest.with_portfolios(stored_portfolios(store, manifest.portfolio_list))
-    return manifest
+    return manifest.listed_in(store) if isinstance(manifest, Manifest) else manifest
 
 
 SCHEMA_ID = "urn:classfeed:manifest:2"  # with the schema's version; docs/manifest.schema.json is this schema

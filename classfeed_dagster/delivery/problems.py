@@ -108,11 +108,9 @@ def manifest_problems(manifest: AnyManifest, data: bytes, location: str, *, list
 
 def build_differences(build: Build, manifest: Manifest) -> list[str]:
     """Return the names of the fields in which a manifest differs from its build's record."""
-    changed = [
-        name
-        for name in type(build).model_fields.keys() & type(manifest).model_fields.keys() - {"pages", "schema_version"}
-        if name != "totals" and getattr(build, name) != getattr(manifest, name)
-    ]
+    common = type(build).model_fields.keys() & type(manifest).model_fields.keys()
+    apart = {"pages", "totals", "schema_version", "portfolio_list"}  # keys and the form of the records differ
+    changed = [name for name in common - apart if getattr(build, name) != getattr(manifest, name)]
     pages = [page.model_copy(update={"key": ""}) for page in manifest.pages]
     if pages != [page.model_copy(update={"key": ""}) for page in build.pages]:
         changed.append("pages")

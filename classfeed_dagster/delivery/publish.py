@@ -35,7 +35,7 @@ from classfeed_dagster.delivery.manifest import (
     VoidManifest,
 )
 from classfeed_dagster.delivery.pages import UNREADABLE, Written, written
-from classfeed_dagster.delivery.portfolio_list import ListedPortfolios, PortfolioList, publish_portfolios
+from classfeed_dagster.delivery.portfolio_list import PortfolioList, publish_portfolios
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state, ever_delivered, publish_checkpoint
 from classfeed_dagster.errors import (
     ChainBusyError,
@@ -158,8 +158,11 @@ class _Attempt:
     def _all_consent(self, consented: Collection[str], begun: ChainPlace | None) -> bool:
         # ConsentChangedError if a consent ended. False: another attempt delivered before that was detected.
         current = set(consented)
-        data = [portfolio.number for portfolio in self.build.portfolios if portfolio.change != "REMOVED"]
-        ended = [number for number in data if number not in current]
+        ended = [
+            portfolio.number
+            for portfolio in self.build.portfolios
+            if portfolio.change != "REMOVED" and portfolio.number not in current
+        ]
         if not ended:
             return True
         # The begun delivery holds data without consent: close it at once, so that its pages are removed too.
@@ -199,7 +202,7 @@ class _Attempt:
             correlation_id=self.correlation_id,
             ledger=ledger,
             checkpoint=publish_checkpoint(store, state),
-        )
+        ).listed_in(store)
         key = manifest_key(build.feed, build.business_date, build.revision)
         if create_record(store, key, manifest, {"correlation-id": self.correlation_id}):
             return PublishOutcome("DELIVERED", manifest)
@@ -310,10 +313,9 @@ def _require_order(store: ObjectStore, build: Build, audience: RecipientSchedule
     earlier = delivered_state(store, build.feed, build.previous_date)
     if earlier.latest is None:
         raise NotInOrderError(build.feed, day, build.previous_date)
-    current = {portfolio.number for portfolio in build.portfolios if portfolio.change == "CURRENT"}
-    early = current - earlier.numbers
-    removed = {portfolio.number for portfolio in build.portfolios if portfolio.change == "REMOVED"}
-    announced = removed - earlier.numbers
+    unknown = [portfolio for portfolio in build.portfolios if portfolio.number not in earlier.numbers]
+    early = {portfolio.number for portfolio in unknown if portfolio.change == "CURRENT"}
+    announced = {portfolio.number for portfolio in unknown if portfolio.change == "REMOVED"}
     in_doubt = announced | set(build.unannounced)
     delivered = ever_delivered(store, build.feed, audience, in_doubt, day) if in_doubt else frozenset()
     wrong = sorted({*early, *(announced - delivered), *(delivered & set(build.unannounced))})
@@ -339,7 +341,7 @@ def _manifest(
     checkpoint: Link | None,
 ) -> Manifest:
     totals = build.totals
-    manifest = Manifest(
+    return Manifest(
         schema_version=2,
         feed=build.feed,
         recipient=build.recipient,
@@ -366,4 +368,3 @@ def _manifest(
         ledger=ledger,
         checkpoint=checkpoint,
     )
-    return manifest.with_portfolios(ListedPortfolios(listed, lambda: build.portfolios))

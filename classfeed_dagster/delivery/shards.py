@@ -38,7 +38,7 @@ from classfeed_dagster.delivery.build import (
 from classfeed_dagster.delivery.manifest import ControlTotals, HeldBack, Page
 from classfeed_dagster.delivery.pages import write_page
 from classfeed_dagster.delivery.plan import DeliveryPlan, PlannedPortfolio
-from classfeed_dagster.delivery.portfolio_list import Change, Extract, PortfolioRecord
+from classfeed_dagster.delivery.portfolio_list import FILE_NAME, Change, Extract, PortfolioListWriter, PortfolioRecord
 from classfeed_dagster.delivery.prevalidation import prevalidate
 from classfeed_dagster.documents.document_format import RenderedPortfolio, Totals
 from classfeed_dagster.errors import DamagedRecordError
@@ -367,18 +367,20 @@ def merge(store: ObjectStore, context: DeliveryContext, fan_out_plan: FanOutPlan
     pages = [read_record(store, Page, _page_key(fan_out_plan, at)) for at in range(len(batches.pages))]
     shards = _rendered(store, fan_out_plan)
     staged = tuple(file for shard in shards for file in shard.ledger)
-    return keep_build(
-        store,
-        context.build(
+    with tempfile.TemporaryDirectory(prefix="classfeed-merge-") as folder:
+        with PortfolioListWriter(Path(folder) / FILE_NAME) as portfolios:
+            for portfolio in _portfolios(store, shards, batches, [page.message_id for page in pages]):
+                portfolios.add(portfolio)
+        build = context.build(
             pages=pages,
-            portfolios=_portfolios(store, shards, batches, [page.message_id for page in pages]),
+            portfolios=portfolios,
             held_back=fan_out_plan.held_back,
             unannounced=fan_out_plan.unannounced,
             unchanged=sum(shard.unchanged for shard in shards),
         ).model_copy(
             update={"staged_ledger": StagedLedger(prefix=fan_out_plan.prefix, files=staged) if staged else None}
-        ),
-    )
+        )
+        return keep_build(store, build, portfolios)
 
 
 def _portfolios(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from classfeed_dagster.delivery.manifest import AnyManifest, Manifest, read_manifest
-from classfeed_dagster.delivery.portfolio_list import FILE_NAME, stored_portfolios
+from classfeed_dagster.delivery.portfolio_list import FILE_NAME
 from classfeed_dagster.delivery.problems import (
     Problem,
     ProblemKind,
@@ -78,8 +78,7 @@ def _read(file: Path, result: Verification) -> tuple[AnyManifest, str] | None:
         return None
     listed = True
     if isinstance(manifest, Manifest) and manifest.portfolio_list is not None:
-        beside = manifest.portfolio_list.model_copy(update={"key": FILE_NAME})
-        manifest = manifest.with_portfolios(stored_portfolios(folder, beside))
+        manifest = manifest.listed_in(folder, FILE_NAME)
         # A page and its manifest may have been copied without the list: the page's hash says as much.
         listed = folder.exists(FILE_NAME)
     result.problems += manifest_problems(manifest, data, str(file), listed=listed)

@@ -9,8 +9,10 @@ from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
+from pydantic import TypeAdapter
 
 from classfeed_dagster.delivery import portfolio_list
+from classfeed_dagster.delivery.build import read_build
 from classfeed_dagster.delivery.manifest import Manifest, read_manifest
 from classfeed_dagster.delivery.portfolio_list import PortfolioRecord, publish_portfolios, stored_portfolios
 from classfeed_dagster.delivery.state import delivered_state
@@ -18,8 +20,18 @@ from classfeed_dagster.delivery.verify import verify_feed, verify_paths
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.reconciliation.delivered import UnreadableDeliveryError, read_revisions
 from classfeed_dagster.store import LocalStore, ObjectStore
-from classfeed_dagster.stored_records import canonical, file_facts, manifest_key
-from classfeed_dagster_tests.fixtures.delivery_pipeline import CHANGED, DAY1, FEED, FORMAT, deliver, simple
+from classfeed_dagster.stored_records import build_key, canonical, file_facts, manifest_key
+from classfeed_dagster_tests.fixtures.delivery_pipeline import (
+    CHANGED,
+    DAY1,
+    FEED,
+    FORMAT,
+    build,
+    check,
+    deliver,
+    go,
+    simple,
+)
 
 FIRST = manifest_key(FEED, DAY1, 0)
 
@@ -95,14 +107,43 @@ def test_list_that_is_missing_changed_or_no_list_is_refused(local_store: LocalSt
     file = publish_portfolios(local_store, FEED, DAY1, 0, portfolios(3))
     assert file is not None
     local_store.put(file.key, b"PAR1")
-    with pytest.raises(DamagedRecordError, match="not the list of portfolios that the manifest names"):
+    with pytest.raises(DamagedRecordError, match="not the list of portfolios that its record names"):
         tuple(stored_portfolios(local_store, file))
     forged = file.model_copy(update={"sha256": file_facts(local_store.root / file.key)[1], "bytes": 4})
     with pytest.raises(DamagedRecordError, match="it is no list of portfolios"):
         tuple(stored_portfolios(local_store, forged))
     local_store.delete(file.key)
-    with pytest.raises(DamagedRecordError, match="that a manifest names is missing"):
+    with pytest.raises(DamagedRecordError, match="that a manifest or build names is missing"):
         tuple(stored_portfolios(local_store, file))
+
+
+def test_build_of_an_earlier_release_is_delivered(local_store: LocalStore) -> None:
+    """A deployment replaced the code between the staging and the delivery of a date."""
+    staged = build(local_store, simple(DAY1))
+    assert staged.portfolio_list is not None
+    rows = [json.loads(TypeAdapter(PortfolioRecord).dump_json(portfolio)) for portfolio in staged.portfolios]
+    key = build_key(FEED, DAY1, staged.build_id)
+    record = json.loads(local_store.read(key)) | {"portfolios": rows, "schema_version": 1}
+    del record["portfolio_list"]
+    local_store.put(key, canonical(record))
+    local_store.delete(staged.portfolio_list.key)
+    earlier = read_build(local_store, FEED, DAY1, staged.build_id)
+    check(local_store, earlier, simple(DAY1))
+    assert go(local_store, earlier, simple(DAY1)).kind == "DELIVERED"
+    assert tuple(manifest_of(local_store).portfolios) == earlier.portfolios
+    assert len(earlier.portfolios) == len(rows) == 5
+    assert verify_feed(local_store, FEED, FORMAT).sound
+
+
+def test_staged_list_of_other_portfolios_is_refused(local_store: LocalStore) -> None:
+    staged = build(local_store, simple(DAY1))
+    assert build(local_store, simple(DAY1)) == staged
+    assert staged.portfolio_list is not None
+    local_store.put(staged.portfolio_list.key, b"PAR1")
+    with pytest.raises(DamagedRecordError, match="the staged list is not that of its build"):
+        build(local_store, simple(DAY1))
+    with pytest.raises(DamagedRecordError, match="not the list of portfolios that its record names"):
+        check(local_store, staged, simple(DAY1))
 
 
 def test_list_of_an_attempt_that_stopped_closes_its_revision(local_store: LocalStore) -> None:

@@ -320,7 +320,7 @@ def test_late_row_before_the_shared_history_travels_in_an_opening(morning: Morni
     assert not morning.reasons(TUESDAY)
 
 
-def test_late_row_before_the_history_that_was_reversed_since_is_sent_by_a_refresh(morning: Morning) -> None:
+def test_reversed_late_row_before_the_history_is_sent_by_a_refresh(morning: Morning) -> None:
     """Bigsite's end of day is as it was, so that the row's own date cannot be sent again."""
     fund = morning.funds[0]
     fund.consents[0]["history_from"] = dt.date(2020, 4, 4)

@@ -66,7 +66,7 @@ def test_explain_returns_the_likeliest_cause(changes: dict[str, object], expecte
     assert causes(**changes)[0] is expected
 
 
-def test_unexplained_difference_names_the_revision_that_held_the_portfolio_back() -> None:
+def test_unexplained_difference_names_the_revision_that_held_it_back() -> None:
     (cause,) = explain(dataclasses.replace(CASE, held_back_since="revision 1 held it back"))
     assert (cause.cause, cause.evidence) == (BreakCause.UNKNOWN, "no evidence in the data; revision 1 held it back")
     assert causes(held_back_since="revision 1 held it back", bigsite="50.00", file="5.00") == [BreakCause.SCALE]
