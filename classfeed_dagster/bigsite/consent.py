@@ -216,6 +216,15 @@ def consent_query(
     )
 
 
+def by_portfolio(query: sa.Select[Any]) -> sa.Select[Any]:
+    """Order a consent query by portfolio, for ``itertools.groupby`` with ``portfolio_of``."""
+    rows = data_sharing_consent.c
+    return query.order_by(None).order_by(rows.portfolio_id, rows.consent_id)
+
+
+portfolio_of = operator.itemgetter(1)  # of the rows of ``consent_query``
+
+
 def reads_consent(statement: str) -> bool:
     """Return True if a statement's text reads consent."""
     return data_sharing_consent.name in statement
@@ -293,13 +302,10 @@ def _read_consented(
     first = next(rows)  # always exists, with the instant
     queried_at: dt.datetime = first[0].astimezone(dt.UTC)
     answered = (row[2:] for row in itertools.chain([first], rows) if row[2] is not None)
-    for _, group in itertools.groupby(answered, key=_portfolio_id):
+    for _, group in itertools.groupby(answered, key=portfolio_of):
         effective = standings(consents_from(group), recipient, queried_at)
         numbers_consented.update(standing.portfolio_number for standing in effective.values())
     return queried_at, first[1], numbers_consented
-
-
-_portfolio_id = operator.itemgetter(1)  # of the rows of ``consent_query``
 
 
 def _within(column: sa.Column[Any], lowest: dt.date, highest: dt.date) -> sa.Label[Any]:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import polars as pl
+import pyarrow as pa
+
 from classfeed_dagster import trading_days
-from classfeed_dagster.bigsite import consent
+from classfeed_dagster.bigsite import consent, queries
 from classfeed_dagster.bigsite.consent_change import Change
 from classfeed_dagster.bigsite.ledgers import LEDGERS
 from classfeed_dagster.bigsite.source_connection import ReadOnlyTransaction
+from classfeed_dagster.bigsite.sql_types import POSITION
 from classfeed_dagster.schedules import RecipientSchedule
 
 _ALL_HISTORY = "-infinity"
 _DAYS_TO_A_HISTORY = 4  # a day's rows are about a quarter of a whole history's
+_OBJECTS = 10_000  # consents in memory as Python objects: columns take a quarter of their memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +29,7 @@ class ExtractionScope:
 
     numbers: list[str]  # of every portfolio in a document, by position
     whole_history: bytes  # by position: 1 to read all history, 0 to read a window's rows
-    consents: list[tuple[int, consent.Consent]]  # with its portfolio's position
+    consents: pa.Table  # the landed rows with their portfolio's position, in that order
     parameters: dict[str, object]  # shared by all queries
     read: int  # portfolios whose data is read: all but the removed ones
     unreadable: tuple[int, ...]  # ids of unreliable consents, ascending
@@ -40,42 +46,49 @@ def query_scope(
         min(window.start for window in windows),
         max([*early, *(window.end for window in windows)]),
     )
-    return _scope(consent.consents_from(bigsite.stream(query)), business_date, audiences)
+    rows = bigsite.stream(consent.by_portfolio(query))
+    grouped = itertools.groupby(rows, key=consent.portfolio_of)
+    return _scope((consent.consents_from(group) for _, group in grouped), business_date, audiences)
 
 
 def _scope(
-    consents: list[consent.Consent], business_date: dt.date, audiences: Sequence[RecipientSchedule]
+    portfolios: Iterable[list[consent.Consent]], business_date: dt.date, audiences: Sequence[RecipientSchedule]
 ) -> ExtractionScope:
+    # ``portfolios`` are the consents of one portfolio each, so that few are in memory.
     # FULL beats DELTA; the widest window and the earliest history win. The domains filter again by audience.
     standing: dict[int, str] = {}  # numbers of the portfolios in a document, by id
     full: set[int] = set()
     recorded_from: dict[int, dt.datetime] = {}
     history: dict[int, dt.date | None] = {}
     openings: list[tuple[int, dt.date, str, str]] = []
-    for audience in audiences:
-        window = audience.window(business_date)
-        first = audience.is_first(business_date)
-        refreshed = audience.refreshed
-        for shared in consent.sharing(consents, audience.recipient, window, first=first, refreshed=refreshed):
-            effective = shared.standing
-            at = effective.portfolio_id
-            standing[at] = effective.portfolio_number
-            if shared.change is Change.REMOVED:
-                continue
-            begins = effective.history_from
-            known = history.get(at, begins)
-            history[at] = None if begins is None or known is None else min(begins, known)
-            if shared.extract == "FULL":
-                full.add(at)
-            recorded_from[at] = min(recorded_from.get(at, window.start), window.start)
-            if begins is not None:
-                since = _ALL_HISTORY if shared.extract == "FULL" else window.start.isoformat()
-                openings.append((at, begins, since, audience.key))
+    unreadable: list[int] = []
+    landed = _Consents()
+    for consents in portfolios:
+        unreadable += consent.unreadable(consents)
+        for audience in audiences:
+            window = audience.window(business_date)
+            first, refreshed = audience.is_first(business_date), audience.refreshed
+            for shared in consent.sharing(consents, audience.recipient, window, first=first, refreshed=refreshed):
+                effective = shared.standing
+                at = effective.portfolio_id
+                standing[at] = effective.portfolio_number
+                if shared.change is Change.REMOVED:
+                    continue
+                begins = effective.history_from
+                known = history.get(at, begins)
+                history[at] = None if begins is None or known is None else min(begins, known)
+                if shared.extract == "FULL":
+                    full.add(at)
+                recorded_from[at] = min(recorded_from.get(at, window.start), window.start)
+                if begins is not None:
+                    since = _ALL_HISTORY if shared.extract == "FULL" else window.start.isoformat()
+                    openings.append((at, begins, since, audience.key))
+        # Every queried consent of these portfolios, not only those in force now: the domains derive the change since
+        # the previous date from these rows, and an ended one may be why a portfolio is CURRENT and not NEW.
+        if consents[0].portfolio_id in standing:
+            landed.add(consents)
     order = sorted(standing, key=lambda portfolio_id: standing[portfolio_id])
     position = {portfolio_id: at for at, portfolio_id in enumerate(order)}
-    # Every queried consent of these portfolios, not only those in force now: the domains derive the change since the
-    # previous date from these rows, and an ended one may be why a portfolio is CURRENT and not NEW.
-    landed = [(position[row.portfolio_id], row) for row in consents if row.portfolio_id in position]
     read = [portfolio_id for portfolio_id in order if portfolio_id in history]
     deltas = [portfolio_id for portfolio_id in read if portfolio_id not in full]
     fulls = [portfolio_id for portfolio_id in read if portfolio_id in full]
@@ -89,9 +102,9 @@ def _scope(
     return ExtractionScope(
         numbers=[standing[portfolio_id] for portfolio_id in order],
         whole_history=bytes(portfolio_id in full for portfolio_id in order),
-        consents=sorted(landed, key=lambda entry: (entry[0], entry[1].consent_id)),
+        consents=landed.in_order(order),
         read=len(read),
-        unreadable=tuple(consent.unreadable(consents)),
+        unreadable=tuple(sorted(unreadable)),
         parameters={
             "business_date": business_date,
             # Rows of closed windows: ``late_rows`` adds their ids.
@@ -114,6 +127,35 @@ def _scope(
             "opening_audiences": array(f'"{key}"' for _, _, _, key in openings),
         },
     )
+
+
+class _Consents:
+    """Consents in columns, as they are landed."""
+
+    def __init__(self) -> None:
+        # Through Polars, because pyarrow imports pandas when it converts a list.
+        self._schema = pl.DataFrame(pa.Table.from_batches([], schema=queries.CONSENTS)).schema
+        self._frames = [pl.DataFrame(schema=self._schema)]
+        self._waiting: list[consent.Consent] = []
+
+    def add(self, consents: Iterable[consent.Consent]) -> None:
+        """Append consents."""
+        self._waiting += consents
+        if len(self._waiting) >= _OBJECTS:
+            self._flush()
+
+    def _flush(self) -> None:
+        values = [tuple(getattr(row, name) for name in self._schema) for row in self._waiting]
+        self._frames.append(pl.DataFrame(values, schema=self._schema, orient="row"))
+        self._waiting.clear()
+
+    def in_order(self, portfolio_ids: Sequence[int]) -> pa.Table:
+        """Return the consents with the position of their portfolio, in that order and by id."""
+        self._flush()
+        positions = pl.DataFrame({"portfolio_id": portfolio_ids}, schema={"portfolio_id": pl.Int64()})
+        placed = pl.concat(self._frames).join(positions.with_row_index(POSITION.name), on="portfolio_id")
+        ordered = placed.sort(POSITION.name, "consent_id").select(POSITION.name, *self._schema)
+        return ordered.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(queries.CONSENTS.insert(0, POSITION))
 
 
 def slice_ends(whole_history: bytes, portfolios: int) -> list[int]:

@@ -12,7 +12,7 @@ import datetime as dt
 import itertools
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from decimal import Decimal
@@ -20,7 +20,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 import sqlalchemy as sa
 from pydantic import AwareDatetime, BaseModel, ValidationError
@@ -40,12 +39,11 @@ from classfeed_dagster.bigsite.landing import (
 from classfeed_dagster.bigsite.late_rows import SentRows, find_late_rows
 from classfeed_dagster.bigsite.readiness import EndOfDay, SourceNotReadyError
 from classfeed_dagster.bigsite.source_connection import ReadOnlyTransaction, UnreadableSourceError, read_only
-from classfeed_dagster.bigsite.sql_types import POSITION, Query
+from classfeed_dagster.bigsite.sql_types import Query
 from classfeed_dagster.bigsite.unreadable_values import MAX_VALUES, UnreadableValue
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 
-_CONSENTS_AT_A_TIME = 10_000
 # A replica does not list the transactions in progress: only those before the first of them are surely visible.
 _VISIBLE_TRANSACTIONS = """
 SELECT CASE WHEN pg_is_in_recovery() THEN CONCAT_WS(':', pg_snapshot_xmin(s), pg_snapshot_xmin(s), '') ELSE s::text END
@@ -279,8 +277,7 @@ class _Reader:
 
     def read(self, sessions: Sequence[ReadOnlyTransaction], limit: Decimal) -> None:
         """Read with all ``sessions`` at once; the first one is the transaction that queried consent."""
-        # First, so that the consents are released before the rows are read.
-        self._land(queries.CONSENT_TABLE, queries.CONSENTS, _consent_batches(self._scope))
+        self._land(queries.CONSENT_TABLE, queries.CONSENTS, self._scope.consents.to_batches())
         idle: SimpleQueue[ReadOnlyTransaction] = SimpleQueue()
         for session in sessions:
             idle.put(session)
@@ -319,14 +316,3 @@ class _Reader:
         with RowGroups(self._folder / f"{table}.parquet", schema, self._shard_slices) as target:
             write_slices(target, batches, self._slice_ends, watch)
         self.files[table] = target
-
-
-def _consent_batches(scope: ExtractionScope) -> Iterator[pa.RecordBatch]:
-    schema = queries.CONSENTS.insert(0, POSITION)
-    empty = pl.DataFrame(pa.Table.from_batches([], schema=schema))
-    while rows := scope.consents[:_CONSENTS_AT_A_TIME]:
-        del scope.consents[:_CONSENTS_AT_A_TIME]
-        values = [(at, *(getattr(row, name) for name in queries.CONSENTS.names)) for at, row in rows]
-        # Through Polars, because pyarrow imports pandas when it converts a list.
-        table = pl.DataFrame(values, schema=empty.schema, orient="row").to_arrow(compat_level=pl.CompatLevel.oldest())
-        yield from table.cast(schema).to_batches()
