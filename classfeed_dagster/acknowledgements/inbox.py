@@ -92,6 +92,11 @@ class FileAnswers:
     answers: tuple[Acknowledgement, ...]
 
     @property
+    def numbers(self) -> frozenset[str]:
+        """Return the portfolios in the file. Its revision may have others, in other files."""
+        return _numbers_in(self.manifest, self.page.message_id)
+
+    @property
     def state(self) -> FileState | None:
         """Return the worst state among the answers."""
         order = list(FileState)
@@ -205,11 +210,14 @@ def _manifest_of(store: ObjectStore, feed: str, answer: Answer) -> Manifest:
         raise UnknownAnswerError("it names no file of this feed") from None
     for manifest in live_deliveries(store, feed, day):
         if answer.message_id in {page.message_id for page in manifest.pages}:
-            inside = {portfolio.number for portfolio in manifest.portfolios if portfolio.page == answer.message_id}
-            if not inside >= {record.portfolio_number for record in answer.records}:
+            if not _numbers_in(manifest, answer.message_id) >= {record.portfolio_number for record in answer.records}:
                 raise UnknownAnswerError("it answers about a portfolio that is not in the file")
             return manifest
     raise UnknownAnswerError("no such file was delivered")
+
+
+def _numbers_in(manifest: Manifest, message_id: str) -> frozenset[str]:
+    return frozenset(portfolio.number for portfolio in manifest.portfolios if portfolio.page == message_id)
 
 
 def acknowledgements(store: ObjectStore, feed: str, day: dt.date) -> tuple[Acknowledgement, ...]:
@@ -238,12 +246,10 @@ def file_answers(store: ObjectStore, feed: str, day: dt.date) -> tuple[FileAnswe
 
 
 def rejections(files: Iterable[FileAnswers], mapping: AnswerMapping) -> tuple[Break, ...]:
-    """Return a break for each rejected record that no later, answered revision of its portfolio replaces."""
+    """Return a break for each rejected record that no later, answered file with its portfolio replaces."""
     listed = list(files)
     by_revision = sorted((file for file in listed if file.answers), key=lambda file: file.manifest.revision)
-    answered = {
-        portfolio.number: file.manifest.revision for file in by_revision for portfolio in file.manifest.portfolios
-    }
+    answered = {number: file.manifest.revision for file in by_revision for number in file.numbers}
     return tuple(
         _break(file, record, mapping)
         for file in listed

@@ -95,14 +95,12 @@ def _refused(feed: str, dates: list[ObservedDate], mapping: AnswerMapping) -> In
 
 def _replaced(file: FileAnswers, files: tuple[FileAnswers, ...]) -> bool:
     later = {
-        portfolio.number
+        number
         for other in files
         if other.manifest.revision > file.manifest.revision and other.state is FileState.LOADED
-        for portfolio in other.manifest.portfolios
+        for number in other.numbers
     }
-    return {
-        portfolio.number for portfolio in file.manifest.portfolios if portfolio.page == file.page.message_id
-    } <= later
+    return file.numbers <= later
 
 
 def _dead_letters(store: ObjectStore, feed: str, at: dt.datetime) -> Incident | None:

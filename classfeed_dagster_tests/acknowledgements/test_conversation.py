@@ -186,6 +186,27 @@ def test_failed_file_is_reported_until_loaded_files_replace_all_of_it(delivered:
         assert ("refused.answering" in incident_counts(desk)) is (revision < 3)
 
 
+@pytest.mark.parametrize("state", [FileState.PARTIALLY_PROCESSED, FileState.FAILED])
+def test_answer_about_one_page_resolves_nothing_of_another_page(delivered: Desk, state: FileState) -> None:
+    desk, store, numbers = delivered, delivered.runtime.store, ["SW00000001", "SW00000002"]
+    rejected = (rejection(numbers[0], None, "E1"),) if state is FileState.PARTIALLY_PROCESSED else ()
+    refused = Answer("answering-20260302-r0-p1", state, None, rejected)
+    store.put("acknowledgements/answering/0.json", MAPPING.message(refused))
+    desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_page_bytes": 1})
+    with desk.runtime.engine.begin() as connection:
+        connection.execute(tables.portfolio.update().values(portfolio_name="New"))
+    assert desk.run(MONDAY.isoformat(), feed="answering", fresh_snapshot=True).outcome is Outcome.DELIVERED
+    manifest = desk.manifest(MONDAY.isoformat(), 1, feed="answering")
+    pages = {portfolio.number: portfolio.page for portfolio in manifest.portfolios}
+    assert (list(pages), len(set(pages.values()))) == (numbers, 2)
+    for number, open_breaks in ((numbers[1], len(rejected)), (numbers[0], 0)):
+        loaded = MAPPING.message(Answer(pages[number] or "", FileState.LOADED, None, ()))
+        store.put(f"acknowledgements/answering/{number}.json", loaded)
+        read_inbox(store, "answering", MAPPING, MORNING)
+        assert len(rejections(file_answers(store, "answering", MONDAY), MAPPING)) == open_breaks
+        assert ("refused.answering" in incident_counts(desk)) is (number == numbers[1])
+
+
 def test_answer_that_a_dead_run_kept_is_loaded_by_the_next(delivered: Desk) -> None:
     desk, store = delivered, delivered.runtime.store
     manifest = desk.manifest(MONDAY.isoformat(), feed="answering")
