@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from classfeed_dagster.reconciliation.compare import Comparison, Difference, RowClass, compare
-from classfeed_dagster.reconciliation.delivered import Delivered, carried, read_delivered
+from classfeed_dagster.reconciliation.delivered import Delivered, carried, read_delivered, selects
 from classfeed_dagster.reconciliation.document_layouts import EPI, DocumentLayout
 from classfeed_dagster.reconciliation.explain import number_hints
 from classfeed_dagster.reconciliation.metrics import WINDOW_METRICS, OurMetrics, metrics_of, our_metrics
@@ -287,16 +287,10 @@ def _utc(instant: dt.datetime) -> dt.datetime:
 
 def _carried(theirs: _Theirs, delivered: Delivered) -> _Theirs:
     # Without the portfolios that the feed's switch excludes.
-    selection = carried(delivered.revisions)
+    selection = carried(delivered.revisions, delivered.latest)
     if selection == "*":
         return theirs
-    numbers = {number.strip() for number in selection.removeprefix("!").split(",")}
-    kept = {
-        number: digest
-        for number, digest in theirs.digests.items()
-        if (number in numbers) is not selection.startswith("!")
-    }
-    return replace(theirs, digests=kept)
+    return replace(theirs, digests={number: of for number, of in theirs.digests.items() if selects(selection, number)})
 
 
 # --- Comparing

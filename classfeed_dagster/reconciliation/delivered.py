@@ -10,10 +10,11 @@ import datetime as dt
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -381,6 +382,33 @@ def left_out(revisions: Sequence[Revision], latest: Mapping[str, Revision]) -> L
     return tuple(switched_off)
 
 
-def carried(revisions: Iterable[Revision]) -> str:
-    """Return the selection of portfolios in the last revision's switch."""
-    return [str(revision.flags.get(PORTFOLIOS, "*")) for revision in revisions][-1]
+def carried(revisions: Sequence[Revision], latest: Mapping[str, Revision]) -> str:
+    """Return the selection of portfolios in the last revision's switch, with those delivered under an earlier one.
+
+    A person may have changed the switch between two revisions of the date.
+    """
+    last = _selection(revisions[-1])
+    before = {
+        number
+        for number, revision in latest.items()
+        if (selection := _selection(revision)) != last and selects(selection, number) and not selects(last, number)
+    }
+    if not before:
+        return last
+    if not last.startswith("!"):
+        return ",".join(sorted(_listed(last) | before))
+    return "!" + ",".join(sorted(_listed(last) - before)) if _listed(last) - before else "*"
+
+
+def selects(selection: str, number: str) -> bool:
+    """Return True if a selection contains a portfolio: ``*`` all, ``A,B`` some, ``!A,B`` all but some."""
+    return selection == "*" or (number in _listed(selection)) is not selection.startswith("!")
+
+
+@lru_cache(maxsize=16)
+def _listed(selection: str) -> frozenset[str]:
+    return frozenset(number.strip() for number in selection.removeprefix("!").split(","))
+
+
+def _selection(revision: Revision) -> str:
+    return str(revision.flags.get(PORTFOLIOS, "*"))

@@ -161,7 +161,7 @@ def reconcile_source(
             audience,
             late=late_arrivals(store, delivered),
             left_out=switched,
-            carried=carried(delivered.revisions),
+            carried=carried(delivered.revisions, delivered.latest),
             in_full=in_full(store, delivered),
             early=early(store, delivered, previous),
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from classfeed_dagster.alerting.incidents import open_incidents
+from classfeed_dagster.bigsite import tables
 from classfeed_dagster.delivery.feed_mode import shadow_key
 from classfeed_dagster.feed_run.post_delivery import PostDelivery, ReconciliationSummary
 from classfeed_dagster.feeds import FEEDS
@@ -141,6 +142,19 @@ def test_switched_off_rows_are_excluded_with_their_reason(market: Desk) -> None:
     assert result.breaks == (), result.markdown()
     excluded = {reason: count for tally in result.tallies for reason, count in tally.excluded.items()}
     assert excluded == {"switched off: include-drp": 2, "switched off: include-income": 2}
+
+
+@pytest.mark.parametrize("selection", ["SW00000001", "!SW00000002"])
+def test_portfolio_delivered_before_the_switch_excluded_it_is_reconciled(market: Desk, selection: str) -> None:
+    assert market.deliver(MONDAY.isoformat()).kind == "DELIVERED"
+    market.switch(portfolios={"class_super": selection})
+    renamed = tables.portfolio.update().where(tables.portfolio.c.portfolio_number == "SW00000001")
+    with market.runtime.engine.begin() as connection:
+        connection.execute(renamed.values(portfolio_name="New"))
+    assert market.deliver(MONDAY.isoformat(), fresh=True).kind == "DELIVERED"
+    assert [portfolio.number for portfolio in market.manifest(MONDAY.isoformat(), 1).portfolios] == ["SW00000001"]
+    result = after_delivery(market, "class_super").source()
+    assert result.breaks == (), result.markdown()
 
 
 @pytest.mark.parametrize("switch", ["include_income", "include_drp"])
