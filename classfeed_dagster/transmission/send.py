@@ -228,7 +228,8 @@ class Transmission:
         consented, numbers = set(self.consented_now()), set[str]()
         for manifest, page in waiting:
             ended = _with_data(manifest, page) - consented
-            if not ended:
+            receipt = receipt_key(self.feed, self.day, manifest.revision, page.message_id)
+            if not ended or self.store.exists(receipt):  # sent by another attempt meanwhile
                 continue
             numbers |= ended
             self._withhold(manifest.revision, page.message_id, ended, self._may_arrive(manifest, page, None))

@@ -240,3 +240,24 @@ def test_crash_after_withholding_is_continued_by_the_next_run(desk: Desk, endpoi
     assert Upload.files == {}
     (receipt,) = work.send()
     assert (receipt.message_id, outstanding(store, "sent", MONDAY)) == ("sent-20260302-r1-p1", 0)
+
+
+def test_file_with_a_receipt_is_not_withheld_by_a_second_attempt(desk: Desk, endpoint: str) -> None:
+    feed, store = sending_feed(endpoint), desk.runtime.store
+    prepared(desk, feed)
+    work = attempt(desk, MONDAY)
+    prepare(work)
+    deliver(work)
+
+    def meanwhile() -> set[str]:
+        assert len(work.send()) == 1
+        end_consent(desk)
+        return {KEPT}
+
+    second = Transmission(
+        store, "sent", MONDAY, HttpsUpload(endpoint), feed.audience(MONDAY), {}, meanwhile, lambda: LATER, "c2"
+    )
+    assert second.send() == ()
+    assert attempt(desk, MONDAY, LATER).send() == ()
+    assert list(Upload.files) == ["/in/sent-20260302-r0-p1.xml.gz"]
+    assert delivered_state(store, "sent", MONDAY).withheld_numbers == frozenset()
