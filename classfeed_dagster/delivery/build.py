@@ -31,6 +31,7 @@ from classfeed_dagster.delivery.portfolio_list import (
     stage_portfolios,
 )
 from classfeed_dagster.delivery.prevalidation import prevalidate, prevalidation_key, record_prevalidation
+from classfeed_dagster.delivery.refreshes import sent_in_full
 from classfeed_dagster.delivery.state import DeliveredState
 from classfeed_dagster.documents.document_format import (
     DocumentFormat,
@@ -314,6 +315,8 @@ def rendered_portfolios(
                 )
             last = rendered.number
             digest = content_digest(rendered)
+            if (portfolio.change, portfolio.extract) == ("CURRENT", "FULL"):
+                digest = _refreshed_digest(context.delivered, rendered.number, digest)
             delivered = before.get(rendered.number)
             changed = delivered is None or delivered.digest != digest
             if changed:
@@ -357,6 +360,14 @@ def _of_portfolios(frames: Mapping[str, pl.DataFrame], numbers: pl.Series) -> di
             wanted = frame["portfolio_number"].is_in(numbers.implode())
             kept[name] = frame if wanted.all() else frame.filter(wanted)
     return kept
+
+
+def _refreshed_digest(state: DeliveredState, number: str, digest: str) -> str:
+    # A refresh is delivered once, even if the date's DELTA had the same records.
+    delivered, repeated = state.portfolios.get(number), hashlib.sha256(f"FULL\0{digest}".encode()).hexdigest()
+    if delivered is None or delivered.digest not in (digest, repeated):
+        return digest
+    return delivered.digest if sent_in_full(state, number) else repeated
 
 
 def content_digest(rendered: RenderedPortfolio) -> str:

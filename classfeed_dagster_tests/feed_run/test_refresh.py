@@ -11,13 +11,22 @@ import sqlalchemy as sa
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.ledger_rebuild import rebuild_ledger
-from classfeed_dagster.delivery.refreshes import Refresh, RefreshRecordsLostError, record_refresh
+from classfeed_dagster.delivery.refreshes import (
+    Refresh,
+    RefreshRecordsLostError,
+    record_refresh,
+    undelivered_refreshes,
+)
+from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.domains.build import AudienceNotReadError
+from classfeed_dagster.feed_run.flags import start_flags
+from classfeed_dagster.feeds import FEEDS, class_cash
 from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.reconciliation.source import reconcile_source
 from classfeed_dagster_tests.fixtures.bigsite_builder import Portfolio
-from classfeed_dagster_tests.fixtures.morning import attempt, deliver, prepare
+from classfeed_dagster_tests.fixtures.morning import attempt, deliver, deliver_date, prepare
 from classfeed_dagster_tests.fixtures.prepared_mornings import (
     AUDIENCE,
     FRIDAY,
@@ -31,10 +40,16 @@ from classfeed_dagster_tests.fixtures.prepared_mornings import (
 
 
 def refresh(
-    morning: Morning, day: dt.date, number: str, *, early: bool = False, at: str = "2020-04-05T00:00:00"
+    morning: Morning,
+    day: dt.date,
+    number: str,
+    *,
+    early: bool = False,
+    at: str = "2020-04-05T00:00:00",
+    feed: str = FEED.name,
 ) -> None:
     record = Refresh(
-        feed=FEED.name,
+        feed=feed,
         business_date=day,
         portfolio_number=number,
         early=early,
@@ -111,6 +126,29 @@ def test_record_lost_in_a_restore_stops_the_refreshed_date_alone(morning_with: M
     assert morning.run(TUESDAY).kind == "DELIVERED"
     refresh(morning, MONDAY, fund.number)
     assert morning.run(MONDAY).kind == "NOTHING_TO_DO"
+
+
+def test_refresh_of_rows_that_the_date_sent_sends_them_again(morning: Morning) -> None:
+    fund = morning.bigsite.portfolio("SW00005003").consent(granted_at="2020-03-01T00:00:00Z")
+    fund.deposit("5.00", MONDAY)
+    cash, others = class_cash.FEED, ("class_super", "class_trade")
+    flags = {"mode": {cash.name: "live", **dict.fromkeys(others, "off")}, "live-override": {cash.name: "a test"}}
+    morning.runtime.settings = morning.runtime.settings.model_copy(update={"flags": flags})
+    start_flags(morning.runtime.settings, FEEDS)
+    for day in (FRIDAY, MONDAY):
+        morning.end_of_day(day)
+        deliver_date(morning.runtime, cash, day)
+    refresh(morning, MONDAY, fund.number, feed=cash.name)
+    deliver_date(morning.runtime, cash, MONDAY)
+    latest = delivered_state(morning.runtime.store, cash.name, MONDAY).latest
+    assert latest is not None
+    assert [(entry.number, entry.extract) for entry in latest.portfolios] == [(fund.number, "FULL")]
+    again = attempt(morning.runtime, cash, MONDAY)
+    prepare(again)
+    assert deliver(again).kind == "NOTHING_TO_DO"
+    at = morning_after(MONDAY)
+    assert undelivered_refreshes(morning.runtime.store, cash.name, at - dt.timedelta(days=9), at) == ()
+    assert verify_feed(morning.runtime.store, cash.name, cash.format).problems == []
 
 
 def test_refresh_with_shared_history_repeats_openings_and_balances(morning: Morning) -> None:
