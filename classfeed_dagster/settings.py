@@ -79,7 +79,7 @@ REQUIRED: Mapping[Component | None, tuple[str, ...]] = {
 _PAGING = (Component.CODE, Component.WATCHDOG)
 _LINKED = tuple(component for component, required in REQUIRED.items() if "runbook_url" in required)
 _MAY_BE_EMPTY = ("expiry_notice_days",)
-_LIKENESS = 0.93  # one letter is missing, surplus or exchanged
+_LIKENESS = 0.93  # one letter is missing or surplus; in a long name also more
 
 
 class Settings(BaseSettings):
@@ -372,10 +372,23 @@ def variable(name: str) -> str:
 
 def _misspelt() -> Iterator[str]:
     known = [variable(name) for name in Settings.model_fields]
+    own = [name for name in known if name.startswith("CLASSFEED_")]
     for name in sorted(os.environ):
-        near = difflib.get_close_matches(name, known, 1, _LIKENESS) if name.startswith("CLASSFEED_") else []
-        if near and name not in known:
+        if name.upper() in known or not {"CLASS", "FEED"} & {name[:5].upper(), name.split("_")[0][-4:].upper()}:
+            continue
+        near = [meant for meant in own if _one_letter_apart(name.upper(), meant)]
+        near = near or difflib.get_close_matches(name.upper(), own, 1, _LIKENESS)
+        if near:
             yield f"{name} is not a setting: did you mean {near[0]}? Correct or unset it"
+
+
+def _one_letter_apart(name: str, other: str) -> bool:
+    """Return whether one letter is exchanged, or two neighbours are swapped: in a short name too little for a ratio."""
+    if len(name) != len(other):
+        return False
+    wrong = [at for at, (left, right) in enumerate(zip(name, other, strict=True)) if left != right]
+    swapped = len(wrong) == 2 and [name[at] for at in wrong] == [other[at] for at in reversed(wrong)]
+    return len(wrong) == 1 or (swapped and wrong[1] - wrong[0] == 1)
 
 
 @lru_cache(maxsize=1)

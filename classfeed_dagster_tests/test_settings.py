@@ -149,6 +149,34 @@ def test_setting_with_a_wrong_value_or_name_is_refused_by_name(
     assert "hunter2" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CLASSFEED_ENB", "CLASSFEED_ENV"),
+        ("CLASSFEED_NWO", "CLASSFEED_NOW"),
+        ("CLASSFEED_HOMR", "CLASSFEED_HOME"),
+        ("CLASFEED_HOME", "CLASSFEED_HOME"),
+        ("CLASSFED_STORE_URL", "CLASSFEED_STORE_URL"),
+        ("CLASSFEEDHOME", "CLASSFEED_HOME"),
+        ("classfeed_stor_url", "CLASSFEED_STORE_URL"),
+    ],
+)
+def test_setting_misspelt_by_a_letter_names_the_one_meant(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_settings.cache_clear()
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(SettingsError, match=f"{name} is not a setting: did you mean {meant}"):
+        get_settings()
+
+
+@pytest.mark.parametrize("name", ["CLASSFEED_DEV", "CLASSFEED_TEST_EXAMPLES", "CLASSPATH", "FEED_URL", "OLD_NOW"])
+def test_variable_of_another_program_is_not_a_setting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    get_settings.cache_clear()
+    monkeypatch.setenv(name, "x")
+    get_settings()
+
+
 def test_settings_read_switches_credentials_and_no_notices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLASSFEED_FLAGS", '{"mode": {"class_trade": "off"}}')
     monkeypatch.setenv("CLASSFEED_TRANSMISSION_CREDENTIALS", '{"recipient": "hunter2"}')
