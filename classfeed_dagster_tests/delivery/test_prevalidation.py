@@ -144,7 +144,9 @@ def test_long_lists_are_written_in_parts_to_the_same_bytes(staged_build: Build, 
         for n in range(count)
     )
     earlier_release = {"schema_version": 1, "portfolio_list": None, "portfolios": many}
-    build = staged_build.model_copy(update={**earlier_release, "unannounced": tuple(one.number for one in many)})
+    build = staged_build.model_copy(
+        update={**earlier_release, "unannounced": tuple(portfolio.number for portfolio in many)}
+    )
     assert to_json(build) == canonical(build.model_dump(mode="json"))
     exclude: dict[str, Any] = {"build_id": True, "pages": {"__all__": {"key", "bytes"}}}
     assert b"".join(json_parts(build, exclude)) == canonical(build.model_dump(mode="json", exclude=exclude))
