@@ -21,6 +21,7 @@ from pydantic import AwareDatetime, Field, NonNegativeInt
 from classfeed_dagster.acknowledgements.mapping import Answer, AnswerMapping, FileState, RecordState, UnknownAnswerError
 from classfeed_dagster.bigsite.ledger_tables import LETTERS
 from classfeed_dagster.delivery.manifest import Manifest, Page
+from classfeed_dagster.delivery.state import withheld_key
 from classfeed_dagster.store import InvalidKeyError, ObjectStore, check_key
 from classfeed_dagster.stored_records import Sha256, StoredRecord, create_record, file_facts, read_record, sha256
 from classfeed_dagster.transmission.send import live_deliveries
@@ -34,7 +35,7 @@ from classfeed_dagster.warehouse.records import (
     Side,
 )
 
-_MESSAGE_ID = re.compile(r"(?P<feed>[a-z][a-z0-9_]*)-(?P<day>[0-9]{8})-r(?P<revision>[0-9]+)-p[0-9]+\Z")
+_MESSAGE_ID = re.compile(r"(?P<feed>[a-z][a-z0-9_]*)-(?P<day>[0-9]{8})-r(?P<revision>[0-9]{1,9})-p[0-9]{1,9}\Z")
 _DEAD = "dead-letters"
 _MAX_BYTES = 64 << 20  # of a message: an answer about each of 200,000 records has half of it
 
@@ -213,6 +214,12 @@ def _manifest_of(store: ObjectStore, feed: str, answer: Answer) -> Manifest:
             if not _numbers_in(manifest, answer.message_id) >= {record.portfolio_number for record in answer.records}:
                 raise UnknownAnswerError("it answers about a portfolio that is not in the file")
             return manifest
+    withheld = withheld_key(feed, day, int(match["revision"]), answer.message_id)
+    if store.exists(withheld):
+        raise UnknownAnswerError(
+            "its file arrived, though it is withheld since because a consent ended: ask the recipient to remove the "
+            f"data of the portfolios in {withheld}"
+        )
     raise UnknownAnswerError("no such file was delivered")
 
 

@@ -246,6 +246,8 @@ def test_failed_reading_is_requested_again_after_a_wait(delivered: Desk) -> None
         ("other-20260302-r0-p1", "it names no file of this feed"),
         ("answering-20269999-r0-p1", "it names no file of this feed"),
         ("answering-20260302-r7-p1", "no such file was delivered"),
+        (f"answering-20260302-r{'9' * 5000}-p1", "it names no file of this feed"),
+        (f"answering-20260302-r7-p{'9' * 300}", "it names no file of this feed"),
     ],
 )
 def test_answer_about_another_file_is_a_dead_letter(delivered: Desk, message_id: str, reason: str) -> None:

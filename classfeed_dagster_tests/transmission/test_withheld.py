@@ -13,6 +13,8 @@ from unittest import mock
 import pytest
 from pydantic import SecretStr
 
+from classfeed_dagster.acknowledgements.inbox import read_inbox
+from classfeed_dagster.acknowledgements.mapping import Answer, AnswerMapping, FileState
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.delivery.quarantine import held
@@ -261,3 +263,18 @@ def test_file_with_a_receipt_is_not_withheld_by_a_second_attempt(desk: Desk, end
     assert attempt(desk, MONDAY, LATER).send() == ()
     assert list(Upload.files) == ["/in/sent-20260302-r0-p1.xml.gz"]
     assert delivered_state(store, "sent", MONDAY).withheld_numbers == frozenset()
+
+
+def test_answer_about_a_withheld_file_is_a_dead_letter_that_names_it(desk: Desk, endpoint: str) -> None:
+    store, mapping = desk.runtime.store, AnswerMapping()
+    prepared(desk, sending_feed(endpoint))
+    deliver_unsent(desk, MONDAY)
+    end_consent(desk)
+    deliver_and_send(desk, MONDAY, LATER)
+    answer = Answer("sent-20260302-r0-p1", FileState.LOADED, None, ())
+    store.put("acknowledgements/sent/a.json", mapping.message(answer))
+    (letter,) = read_inbox(store, "sent", mapping, LATER).dead_letters
+    assert letter.reason == (
+        "its file arrived, though it is withheld since because a consent ended: ask the recipient to remove the data "
+        "of the portfolios in delivered/sent/2026-03-02/r0/withheld-sent-20260302-r0-p1.json"
+    )
