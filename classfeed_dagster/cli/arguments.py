@@ -55,9 +55,9 @@ def require_feed(name: str) -> Feed:
 
 def date_range(dates: str) -> tuple[dt.date, dt.date]:
     """Return the ends of ``D1..D2`` or of one date; UsageError if it is neither."""
-    since, _, until = dates.partition("..")
+    since, dots, until = dates.partition("..")
     try:
-        return dt.date.fromisoformat(since), dt.date.fromisoformat(until or since)
+        return dt.date.fromisoformat(since), dt.date.fromisoformat(until if dots else since)
     except ValueError:
         raise UsageError(f"Invalid dates {dates[:40]!r}: write D1..D2, e.g. 2023-01-03..2023-01-31") from None
 

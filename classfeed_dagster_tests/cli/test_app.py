@@ -179,6 +179,7 @@ def test_trace_leads_from_a_holding_back_to_every_row(demo: Result, classfeed: C
         (("frame", "accounts", "--date", "2023-01-03", "--to", "/nowhere/x.csv"), 2, "Cannot write /nowhere/x.csv"),
         (("frame", "accounts", "--date", "2023-01-03", "--to", "x.csv", "--json"), 2, "exclude each other"),
         (("evidence", "--from", "2030-01-02", "--to", "2030-01-09"), 2, "has no business date from"),
+        (("audit", "2023-01-03.."), 2, "Invalid dates '2023-01-03..'"),
         (("status", "--feed", ""), 2, "there is no feed ''"),
         (("run", "--date", "2023-01-05"), 4, "end of day has not been written"),
         (("run", "--date", "2030-01-09"), 2, "is not over"),
