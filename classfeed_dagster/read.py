@@ -176,14 +176,15 @@ def _frame_name(asset: str) -> str:
 def _load(asset: str, day: dt.date, feed: Feed, runtime: Runtime) -> tuple[pl.DataFrame, Snapshot, Frame | None]:
     asset = _frame_name(asset)
     require_business_day(day)
-    from classfeed_dagster.bigsite.snapshot import Snapshot
+    from classfeed_dagster.bigsite.snapshot import read_snapshot
     from classfeed_dagster.domains.build import DomainReference
 
     store = runtime.store
     latest = delivered_state(live_and_shadow(store, feed.name), feed.name, day).deliveries
     if not latest:
         raise FrameMissingError(f"{feed.name} has no delivery for {day.isoformat()}: deliver it first")
-    snapshot = Snapshot.model_validate_json(store.read(latest[-1].snapshot.descriptor_key))
+    taken = latest[-1].snapshot
+    snapshot = read_snapshot(store, taken.descriptor_key, taken.descriptor_sha256)
     if asset not in _DOMAIN_OF:
         table = snapshot.tables.get(asset.partition("/")[2])
         if table is None:
@@ -203,9 +204,11 @@ def _load(asset: str, day: dt.date, feed: Feed, runtime: Runtime) -> tuple[pl.Da
 def _read(runtime: Runtime, table: StoredTable, declared: Frame | None) -> pl.DataFrame:
     import pyarrow.parquet as pq
 
+    from classfeed_dagster.bigsite.landing import verified_file
+
     parts = []
     for stored in table.files:
-        with runtime.store.local_file(stored.key) as path:
+        with verified_file(runtime.store, stored) as path:
             parts.append(pl.DataFrame(pl.from_arrow(pq.read_table(path))))
     frame = pl.concat(parts)
     return frame if declared is None else declared.conform(frame)

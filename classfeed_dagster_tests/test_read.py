@@ -14,7 +14,7 @@ import pytest
 
 from classfeed_dagster import read
 from classfeed_dagster.domains.build import DomainReference
-from classfeed_dagster.errors import UsageError
+from classfeed_dagster.errors import DataError, UsageError
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter, monday_delivered
 
@@ -92,6 +92,23 @@ def test_domain_of_a_newer_snapshot_is_not_the_delivered(delivered: Runtime) -> 
     delivered.save_reference(name, day, reference.model_copy(update={"snapshot_id": "another"}))
     with pytest.raises(read.FrameMissingError, match="built again from a newer snapshot"):
         read.frame("accounts", MONDAY, runtime=delivered)
+
+
+@pytest.mark.parametrize(
+    ("asset", "prefix"),
+    [
+        ("accounts", "landing/2026-03-02/snapshot/"),
+        ("landing/trade", "landing/2026-03-02/trade/"),
+        ("accounts", "domains/2026-03-02/CLASS"),
+    ],
+)
+def test_read_refuses_a_frame_of_changed_bytes(delivered: Runtime, asset: str, prefix: str) -> None:
+    for key in [key for key in delivered.store.list(prefix) if "/accounts/" in key or "domains" not in key]:
+        path = Path(delivered.store.location(key))
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(DataError, match="SHA-256 differs|isn't the descriptor"):
+        read.frame(asset, MONDAY, runtime=delivered)
 
 
 def test_package_is_typed() -> None:

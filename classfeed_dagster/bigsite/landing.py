@@ -230,12 +230,7 @@ class SlicedFiles:
         return [(range(first, first + file.num_row_groups), file) for first, file in files.items()]
 
     def _verified(self, stored: StoredFile, opened: contextlib.ExitStack) -> pq.ParquetFile:
-        path = opened.enter_context(self._store.local_file(stored.key))
-        if sha256_of(path) != stored.sha256:
-            raise DamagedFileError(
-                f"{self._store.location(stored.key)} was changed after it was written: its SHA-256 differs. "
-                "Take a fresh snapshot and build again."
-            )
+        path = opened.enter_context(verified_file(self._store, stored))
         return opened.enter_context(pq.ParquetFile(path))
 
     def __exit__(self, *_: object) -> None:
@@ -260,6 +255,18 @@ class SlicedFiles:
     def __iter__(self) -> Iterator[dict[str, pl.DataFrame]]:
         for number in self.slices:
             yield self.slice(number)
+
+
+@contextlib.contextmanager
+def verified_file(store: ObjectStore, stored: StoredFile) -> Iterator[Path]:
+    """Yield the local path of a stored file; raise DamagedFileError if its bytes are not those that were written."""
+    with store.local_file(stored.key) as path:
+        if sha256_of(path) != stored.sha256:
+            raise DamagedFileError(
+                f"{store.location(stored.key)} was changed after it was written: its SHA-256 differs. "
+                "Take a fresh snapshot and build again."
+            )
+        yield path
 
 
 def first_rows(store: ObjectStore, table: StoredTable) -> pl.DataFrame | None:

@@ -41,8 +41,10 @@ from classfeed_dagster.bigsite.readiness import EndOfDay, SourceNotReadyError
 from classfeed_dagster.bigsite.source_connection import ReadOnlyTransaction, UnreadableSourceError, read_only
 from classfeed_dagster.bigsite.sql_types import Query
 from classfeed_dagster.bigsite.unreadable_values import MAX_VALUES, UnreadableValue
+from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import sha256
 
 # A replica does not list the transactions in progress: only those before the first of them are surely visible.
 _VISIBLE_TRANSACTIONS = """
@@ -213,6 +215,14 @@ def latest_snapshot(
         if due_keys <= set(snapshot.audiences):
             return snapshot
     return None
+
+
+def read_snapshot(store: ObjectStore, key: str, digest: str) -> Snapshot:
+    """Return the snapshot that a manifest names; raise DamagedRecordError if its descriptor has another SHA-256."""
+    data = store.read(key)
+    if sha256(data) != digest:
+        raise DamagedRecordError(store.location(key), "it isn't the descriptor that the manifest names")
+    return Snapshot.model_validate_json(data)
 
 
 def open_slices(

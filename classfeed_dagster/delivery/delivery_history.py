@@ -5,8 +5,11 @@ Shadow deliveries are included and marked as such. Every function takes the plai
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from classfeed_dagster.delivery.chain import chain_entry, manifest_of
 from classfeed_dagster.delivery.feed_mode import FeedMode, FeedStoreView, shadow_key
@@ -14,9 +17,10 @@ from classfeed_dagster.delivery.manifest import ChainEntry, HeldBack, Manifest, 
 from classfeed_dagster.delivery.portfolio_list import PortfolioRecord
 from classfeed_dagster.delivery.quarantine import Quarantined, held
 from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.ledger.files import ledger_prefix
-from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import chain_prefix, delivered_prefix, manifest_key
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+from classfeed_dagster.stored_records import chain_prefix, delivered_prefix, manifest_key, sha256_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,19 @@ class DateStatus:
 def live_and_shadow(store: ObjectStore, feed: str) -> ObjectStore:
     """Return a read-only view of the store in which the feed's live and shadow deliveries are one."""
     return FeedStoreView(store, feed, FeedMode.LIVE)
+
+
+@contextlib.contextmanager
+def delivered_page(view: ObjectStore, page: Page) -> Iterator[Path]:
+    """Yield the local path of a delivered page; DamagedRecordError if it is missing or its bytes are other ones."""
+    with contextlib.ExitStack() as opened:
+        try:
+            path = opened.enter_context(view.local_file(page.key))
+        except ObjectNotFoundError:
+            raise DamagedRecordError(view.location(page.key), "a page that the manifest names is missing") from None
+        if sha256_of(path) != page.sha256:
+            raise DamagedRecordError(view.location(page.key), "it is not the page that the manifest names")
+        yield path
 
 
 def shadow_deliveries(store: ObjectStore, feed: str) -> int:

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import polars as pl
 
-from classfeed_dagster.bigsite.snapshot import Snapshot
+from classfeed_dagster.bigsite.snapshot import Snapshot, read_snapshot
 from classfeed_dagster.delivery.build import LedgerParts
 from classfeed_dagster.delivery.chain import chain_entry, last_place, manifest_of
-from classfeed_dagster.delivery.delivery_history import delivered_dates
+from classfeed_dagster.delivery.delivery_history import delivered_dates, delivered_page
 from classfeed_dagster.delivery.ledger_publication import publish_ledger
 from classfeed_dagster.delivery.manifest import ChainEntry, Manifest
 from classfeed_dagster.delivery.refreshes import delivered_schedule
@@ -39,7 +39,7 @@ from classfeed_dagster.errors import DamagedRecordError, DataError
 from classfeed_dagster.ledger.files import POSITIONS, LedgerFiles, StagedLedger, ledger_prefix, read_kind
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import manifest_key, sha256, to_json
+from classfeed_dagster.stored_records import manifest_key, to_json
 
 _KEY = ["portfolio_number", "transaction_id"]
 _CARRIED = ["units", "amount", "transaction_date", "transaction_type"]
@@ -135,19 +135,16 @@ def _stage(
 def _snapshot(store: ObjectStore, manifest: Manifest) -> Snapshot:
     key = manifest.snapshot.descriptor_key
     try:
-        data = store.read(key)
+        return read_snapshot(store, key, manifest.snapshot.descriptor_sha256)
     except ObjectNotFoundError:
         raise LandingGoneError(store.location(key), manifest.business_date) from None
-    if sha256(data) != manifest.snapshot.descriptor_sha256:
-        raise DamagedRecordError(store.location(key), "it isn't the descriptor that the manifest names")
-    return Snapshot.model_validate_json(data)
 
 
 def _documents(store: ObjectStore, document_format: DocumentFormat, manifest: Manifest) -> pl.DataFrame | None:
     # The movements as the delivered pages have them; None if the format carries none.
     parts = []
     for page in manifest.pages:
-        with store.local_file(page.key) as path:
+        with delivered_page(store, page) as path:
             frames = document_format.read(path)
         if "movement_transactions" in frames:
             parts.append(frames["movement_transactions"].select(*_KEY, *_CARRIED, *_references(document_format)))

@@ -17,9 +17,10 @@ import sqlalchemy as sa
 from lxml import etree
 
 from classfeed_dagster.bigsite import tables
+from classfeed_dagster.bigsite.landing import verified_file
 from classfeed_dagster.bigsite.queries import SCHEMAS
-from classfeed_dagster.bigsite.snapshot import Snapshot
-from classfeed_dagster.delivery.delivery_history import live_and_shadow
+from classfeed_dagster.bigsite.snapshot import read_snapshot
+from classfeed_dagster.delivery.delivery_history import delivered_page, live_and_shadow
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.documents.locate import excerpt
 from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, INVESTMENT_HOLDINGS, MOVEMENT_TRANSACTIONS, Frame
@@ -205,12 +206,13 @@ def _row(engine: sa.Engine, statement: sa.Select[Any]) -> Mapping[str, Any]:
 def _landed(
     store: ObjectStore, sighting: Sighting, keys: Mapping[str, Mapping[str, int]]
 ) -> dict[str, Mapping[str, Any]]:
-    snapshot = Snapshot.model_validate_json(store.read(sighting.delivery.manifest.snapshot.descriptor_key))
+    taken = sighting.delivery.manifest.snapshot
+    snapshot = read_snapshot(store, taken.descriptor_key, taken.descriptor_sha256)
     landed: dict[str, Mapping[str, Any]] = {}
     for table, key in keys.items():
         row_filter = functools.reduce(operator.and_, [pl.col(name) == value for name, value in key.items()])
         for file in snapshot.tables[table].files:
-            with store.local_file(file.key) as path:
+            with verified_file(store, file) as path:
                 rows = pl.scan_parquet(path, glob=False).filter(row_filter).head(1).collect().to_dicts()
             if rows:
                 landed[table] = rows[0]
@@ -219,7 +221,7 @@ def _landed(
 
 
 def _document(store: ObjectStore, feed: str, sighting: Sighting, document_format: DocumentFormat) -> Mapping[str, str]:
-    with live_and_shadow(store, feed).local_file(sighting.delivery.page.key) as path:
+    with delivered_page(live_and_shadow(store, feed), sighting.delivery.page) as path:
         record = excerpt(path, sighting.places[0])
     layout = document_format.csv_layout
     if layout is None:

@@ -14,12 +14,13 @@ import polars as pl
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import tables
-from classfeed_dagster.bigsite.landing import StoredTable
+from classfeed_dagster.bigsite.landing import StoredTable, verified_file
 from classfeed_dagster.bigsite.ledger_tables import LETTERS
-from classfeed_dagster.bigsite.snapshot import Snapshot
+from classfeed_dagster.bigsite.snapshot import read_snapshot
 from classfeed_dagster.delivery.delivery_history import (
     PortfolioDelivery,
     delivered_dates,
+    delivered_page,
     deliveries_of,
     live_and_shadow,
 )
@@ -291,7 +292,7 @@ def sightings_of(
 ) -> list[Sighting]:
     """Return the documents of a delivery that contain a record; empty if none does."""
     view = live_and_shadow(store, delivery.manifest.feed)
-    with view.local_file(delivery.page.key) as path:
+    with delivered_page(view, delivery.page) as path:
         places = document_format.locate(path, key)
     if not places:
         return []
@@ -300,7 +301,7 @@ def sightings_of(
     taken = delivery.manifest.snapshot
     described = store.location(taken.descriptor_key)
     try:
-        snapshot = Snapshot.model_validate_json(store.read(taken.descriptor_key))
+        snapshot = read_snapshot(store, taken.descriptor_key, taken.descriptor_sha256)
         landed, present = _landed(store, snapshot.tables[table], row_filter, list(row))
     except ObjectNotFoundError:
         expired = retention.expired_on(taken.descriptor_key, taken.snapshot_at)
@@ -313,7 +314,7 @@ def sightings_of(
 def _landed(store: ObjectStore, table: StoredTable, row_filter: pl.Expr, columns: list[str]) -> tuple[str, bool]:
     # The table's file that contains the row; the last file and False if none does.
     for file in table.files:
-        with store.local_file(file.key) as path:
+        with verified_file(store, file) as path:
             if pl.scan_parquet(path, glob=False).filter(row_filter).select(columns).head(1).collect().height:
                 return file.key, True
     return table.files[-1].key, False

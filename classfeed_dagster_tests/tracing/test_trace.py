@@ -7,6 +7,7 @@ import datetime as dt
 import hashlib
 import io
 from decimal import Decimal
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -15,6 +16,7 @@ from rich.console import Console
 from classfeed_dagster.cli import trace as trace_command
 from classfeed_dagster.cli.trace import _print_numbers, _print_path, _sighting
 from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.errors import DataError
 from classfeed_dagster.feeds.class_super import FEED as CLASS_SUPER
 from classfeed_dagster.retention import Retention
 from classfeed_dagster.store import ObjectNotFoundError, address
@@ -127,6 +129,31 @@ def test_trace_after_the_landing_expired_states_when(delivered: Desk, capsys: py
 def test_trace_of_a_landing_missing_before_its_rule_fails(delivered: Desk) -> None:
     expire(delivered)
     with pytest.raises(ObjectNotFoundError):
+        holding(delivered, "SW00000001")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "says"),
+    [
+        ("delivered/class_super/2026-03-02/r0/class_super-", "it is not the page that the manifest names"),
+        ("landing/2026-03-02/snapshot/", "it isn't the descriptor that the manifest names"),
+        ("landing/2026-03-02/holding_eod/", "its SHA-256 differs"),
+    ],
+)
+def test_trace_through_a_damaged_file_names_it(delivered: Desk, prefix: str, says: str) -> None:
+    (key,) = delivered.runtime.store.list(prefix)
+    path = Path(delivered.runtime.store.location(key))
+    path.chmod(0o600)
+    path.write_bytes(b"\xff" + path.read_bytes()[1:])
+    with pytest.raises(DataError, match=says) as refused:
+        holding(delivered, "SW00000001")
+    assert str(path) in str(refused.value)
+
+
+def test_trace_of_a_missing_page_asks_to_restore_it(delivered: Desk) -> None:
+    (key,) = delivered.runtime.store.list("delivered/class_super/2026-03-02/r0/class_super-")
+    delivered.runtime.store.delete(key)
+    with pytest.raises(DataError, match="is missing.*restore the object's earlier version"):
         holding(delivered, "SW00000001")
 
 
