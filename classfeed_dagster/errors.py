@@ -106,6 +106,7 @@ DECLARED_IN = (
     "source_contract.schema_history",
     "store",
     "support.alb_identity",
+    "support.customer",
     "support.identity_provider",
     "support.refreshes",
     "support.rerun_page",

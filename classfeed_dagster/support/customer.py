@@ -26,6 +26,7 @@ from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key
 from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.delivery.state import withheld_key
 from classfeed_dagster.domains.rules import LEDGER_RULES, RULES
+from classfeed_dagster.errors import DataError
 from classfeed_dagster.feed_run.expiry_notices import latest_notice, sharing_end
 from classfeed_dagster.feed_run.flags import flag_values
 from classfeed_dagster.ledger.files import ledger_prefix
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 _READERS = 8  # dates read at the same time
 _SEARCHED_DATES = 10  # dates searched for the first delivery in full
 _NOT_SENT = "not sent yet"
-_PORTFOLIOS = re.compile(r"r(\d+)/portfolios-\d+\.parquet")
+_PART = re.compile(r"r(\d+)/(\w+)-(\d+)\.parquet")
 _EARLIEST, _LATEST = dt.datetime(1901, 1, 1, tzinfo=dt.UTC), dt.datetime(9998, 1, 1, tzinfo=dt.UTC)
 _TITLES = {rule.name: rule.title for rule in RULES} | {rule.name: rule.title for rule in LEDGER_RULES}
 
@@ -211,14 +212,9 @@ def read_date(
 ) -> tuple[list[Disclosure], HeldBackDate | None]:
     """Return the portfolio's deliveries of one business date by revision, and its hold, if the date lacks its data."""
     number = search.number
-    prefix = ledger_prefix(feed.name, day)
-    by_revision: dict[int, list[str]] = {}
-    for key in store.list(prefix):  # a revision's parts in order
-        if (name := _PORTFOLIOS.fullmatch(key.removeprefix(prefix))) is not None:
-            by_revision.setdefault(int(name[1]), []).append(key)
     entries = [
         _with_arrival(store, feed, search, entry)
-        for revision, parts in sorted(by_revision.items())
+        for revision, parts in sorted(_delivered_parts(store, feed.name, day).items())
         for entry in _disclosures(store, feed.name, day, search.rows(parts), revision)
     ]
     disclosures = [entry for entry in entries if entry]
@@ -231,20 +227,61 @@ def read_date(
     return disclosures, HeldBackDate(day, record.held_back.kind, explanation, record.held_since, record.released_at)
 
 
+class LedgerGapError(DataError):
+    """A delivered revision lacks ledger files, so that its disclosures are not known."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(
+            f"{location} lacks ledger files of a delivered revision, so that its deliveries are not known: run "
+            "`classfeed ledger rebuild`"
+        )
+
+
+def _delivered_parts(store: ObjectStore, feed: str, day: dt.date) -> dict[int, list[str]]:
+    """Return the keys of each revision's portfolios; LedgerGapError if a delivered revision lacks some."""
+    parts, gap = _listed_parts(store, feed, day)
+    if gap:  # or a delivery was made between the questions
+        parts, gap = _listed_parts(store, feed, day)
+    if gap:
+        raise LedgerGapError(store.location(ledger_prefix(feed, day).removesuffix("/")))
+    return parts
+
+
+def _listed_parts(store: ObjectStore, feed: str, day: dt.date) -> tuple[dict[int, list[str]], bool]:
+    prefix = ledger_prefix(feed, day)
+    parts: dict[int, list[str]] = {}
+    stored: set[tuple[int, int]] = set()  # revision and part
+    listed: set[tuple[int, int]] = set()
+    for key in store.list(prefix):  # a revision's parts in order
+        if (name := _PART.fullmatch(key.removeprefix(prefix))) is not None:
+            at = int(name[1]), int(name[3])
+            stored.add(at)
+            if name[2] == "portfolios":
+                listed.add(at)
+                parts.setdefault(at[0], []).append(key)
+    following = max(parts, default=-1) + 1
+    suspect = {revision for revision, _ in stored - listed} | set(range(following)) - parts.keys() | {following}
+    return parts, any(_delivered_manifest(store, feed, day, revision) for revision in suspect)
+
+
+def _delivered_manifest(store: ObjectStore, feed: str, day: dt.date, revision: int) -> str | None:
+    live = manifest_key(feed, day, revision)
+    return next((place for place in (live, shadow_key(live)) if store.exists(place)), None)
+
+
 def _disclosures(
     store: ObjectStore, feed: str, day: dt.date, rows: pl.DataFrame | None, revision: int
 ) -> list[Disclosure]:
     if rows is None:
         return []
-    live = manifest_key(feed, day, revision)
-    manifest = next((place for place in (live, shadow_key(live)) if store.exists(place)), None)
+    manifest = _delivered_manifest(store, feed, day, revision)
     if manifest is None:
         return []  # without its manifest an attempt has delivered nothing
     return [
         Disclosure(
             business_date=day,
             revision=revision,
-            shadow=manifest != live,
+            shadow=manifest != manifest_key(feed, day, revision),
             change=row["change"],
             extract=row["extract"],
             recipient_reference=row["recipient_reference"],

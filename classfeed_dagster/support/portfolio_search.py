@@ -9,9 +9,11 @@ import json
 import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import polars as pl
 
+from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectStore
 
 _COLUMNS = ["portfolio_number", "change", "extract", "recipient_reference", "history_from", "consent_ids"]
@@ -49,7 +51,7 @@ class PortfolioSearch:
 
     def _search_all(self, parts: Sequence[str]) -> pl.DataFrame | None:
         for part, key in enumerate(parts):
-            with self._store.local_file(key) as path:
+            with self._readable(key) as path:
                 numbers = pl.read_parquet(path, columns=["portfolio_number"], glob=False)["portfolio_number"]
             before = int((numbers < self.number).sum())
             if before or not part:
@@ -59,9 +61,18 @@ class PortfolioSearch:
         return None
 
     def _read(self, key: str, start: int, rows: int) -> pl.DataFrame:
-        with self._store.local_file(key) as path:
+        with self._readable(key) as path:
             scan = pl.scan_parquet(path, glob=False, use_statistics=False, parallel="none")
             return scan.slice(start, rows).select(_COLUMNS).collect(engine="in-memory")
+
+    @contextmanager
+    def _readable(self, key: str) -> Iterator[Path]:
+        try:
+            with self._store.local_file(key) as path:
+                yield path
+        except pl.exceptions.PolarsError as error:
+            fault = f"it cannot be read ({type(error).__name__})"
+            raise DamagedRecordError(self._store.location(key), fault) from None
 
     def page(self, manifest: str) -> str:
         """Return the message id of the portfolio's page in a delivery; empty if it is not in it."""
@@ -78,7 +89,7 @@ class PortfolioSearch:
             return content[start : content.find(b'"', start)].decode()
 
     def _listed_page(self, key: str) -> str:
-        with self._store.local_file(key) as path:
+        with self._readable(key) as path:
             rows = pl.scan_parquet(path, glob=False).filter(pl.col("number") == self.number).select("page").collect()
         return str(rows.item()) if rows.height else ""
 

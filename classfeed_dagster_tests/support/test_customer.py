@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from classfeed_dagster.bigsite.portfolio_number import UnknownPortfolioError
 from classfeed_dagster.cli import app as cli
+from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.settings import get_settings
-from classfeed_dagster.support.customer import CustomerFeed, customer_history
+from classfeed_dagster.support.customer import CustomerFeed, LedgerGapError, customer_history
 from classfeed_dagster.support.customer_page import disclosure_page
 from classfeed_dagster_tests.fixtures.desk import Desk
 from classfeed_dagster_tests.fixtures.prepared_desks import (
@@ -56,6 +57,25 @@ def test_customer_two_delivered_dates_are_listed_newest_first(live_desk_after: D
     monday = desk.manifest(TUESDAY).previous  # as the chain names it
     assert monday is not None
     assert f">{monday.sha256}</td>" in page
+
+
+def test_customer_history_without_a_ledger_file_is_refused(live_desk_after: DeskAfter) -> None:
+    desk = live_desk_after(monday_delivered)
+    first, *_ = desk.bigsite.portfolios
+    store = desk.runtime.store
+    (key,) = [key for key in store.list("ledger/class_super/") if "/portfolios-" in key]
+    content = store.read(key)
+    store.delete(key)
+    with desk.at("2026-03-03T10:00:00+11:00"):
+        with pytest.raises(LedgerGapError, match="run `classfeed ledger rebuild`"):
+            history(desk, first.number)
+        for other in list(store.list("ledger/class_super/")):
+            store.delete(other)
+        with pytest.raises(LedgerGapError, match="ledger/class_super/2026-03-02"):
+            history(desk, first.number)
+        store.create(key, b"PAR0" + content[4:-4] + b"PAR0")
+        with pytest.raises(DamagedRecordError, match="portfolios-0000.parquet: it cannot be read"):
+            history(desk, first.number)
 
 
 def test_customer_without_consent_gets_the_reason(desk: Desk) -> None:
