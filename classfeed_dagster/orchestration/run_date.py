@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from dagster._core.execution.execution_result import ExecutionResult
 
 
+_INTERRUPTED = "DagsterExecutionInterruptedError"
+
+
 class Outcome(enum.StrEnum):
     """Outcome of a run, for people and exit codes."""
 
@@ -200,6 +203,8 @@ def failure_of(step: str, chain: Sequence[tuple[str, str]]) -> tuple[Outcome, st
     for name, message in chain:
         if name in _CHECKS:
             return Outcome.STOPPED_BY_CHECKS, message
+        if name == _INTERRUPTED:
+            return Outcome.FAILED, f"{step} was interrupted by Ctrl-C or a signal: run the date again"
     sentence = next((message for name, message in chain if message and exception_class(name)), None)
     match exit_code(cause):
         case ExitCode.STOPPED:

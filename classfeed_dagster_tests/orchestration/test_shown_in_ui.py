@@ -16,7 +16,7 @@ from classfeed_dagster.orchestration.column_metadata import plain_type
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.metadata_values import code_links, numbers, object_link, without_zeros
 from classfeed_dagster.orchestration.resources import shown_resources
-from classfeed_dagster.orchestration.run_date import error_chain, failure_of
+from classfeed_dagster.orchestration.run_date import Outcome, error_chain, failure_of
 from classfeed_dagster.orchestration.step_context import correlation_id, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.service_levels import Freshness
@@ -203,6 +203,12 @@ def test_expected_error_is_a_failure_with_its_sentence_first() -> None:
     chain = list(error_chain(data.error))
     assert [name for name, _ in chain] == ["Failure", "NotReadyError"]  # repair still finds the cause
     assert failure_of("late", chain)[1] == "bigsite's end of day is not written yet"
+
+
+def test_interrupted_step_is_reported_in_a_sentence() -> None:
+    chain = [("DagsterExecutionInterruptedError", "")]
+    sentence = "landing was interrupted by Ctrl-C or a signal: run the date again"
+    assert failure_of("landing", chain) == (Outcome.FAILED, sentence)
 
 
 @pytest.mark.parametrize("behind", [0, 2])
