@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from classfeed_dagster.errors import CauseKind, ConfigurationError, NotReadyError, SourceReadError
 from classfeed_dagster.settings import Environment, Settings, get_settings
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore, open_store
+from classfeed_dagster.stored_records import read_record
 from classfeed_dagster.tags import CLOCK_TAG
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Runtime:
     def load_reference(self, asset: str, day: dt.date, model: type[Model]) -> Model:
         """Return the latest result of ``asset`` for ``day``; NotBuiltError if there is none."""
         try:
-            return model.model_validate_json(self.store.read(_reference_key(asset, day)))
+            return read_record(self.store, model, _reference_key(asset, day))
         except ObjectNotFoundError:
             raise NotBuiltError(asset, day) from None
 

@@ -14,7 +14,7 @@ import pytest
 
 from classfeed_dagster import read
 from classfeed_dagster.domains.build import DomainReference
-from classfeed_dagster.errors import DataError, UsageError
+from classfeed_dagster.errors import DamagedRecordError, DataError, UsageError
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster_tests.fixtures.prepared_desks import DeskAfter, monday_delivered
 
@@ -91,6 +91,13 @@ def test_domain_of_a_newer_snapshot_is_not_the_delivered(delivered: Runtime) -> 
     reference = delivered.load_reference(name, day, DomainReference)
     delivered.save_reference(name, day, reference.model_copy(update={"snapshot_id": "another"}))
     with pytest.raises(read.FrameMissingError, match="built again from a newer snapshot"):
+        read.frame("accounts", MONDAY, runtime=delivered)
+
+
+def test_read_through_a_damaged_reference_names_it(delivered: Runtime) -> None:
+    (key,) = [key for key in delivered.store.list("references/2026-03-02/") if key.endswith("account_details.json")]
+    delivered.store.put(key, b"{")
+    with pytest.raises(DamagedRecordError, match="account_details.json: not a readable record"):
         read.frame("accounts", MONDAY, runtime=delivered)
 
 
