@@ -98,7 +98,8 @@ def dagster_services(
 
     ``home`` is the Dagster instance's folder, which has the services' logs. ServiceError if the UI doesn't answer.
     """
-    variables = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
+    # A file of the working folder, such as gql.py, must not stand in for a library.
+    variables = {**os.environ, **environment, "DAGSTER_HOME": str(home), "PYTHONSAFEPATH": "1"}
     commands = {
         "webserver": [sys.executable, "-m", _WEBSERVER, "-h", "127.0.0.1", "-p", str(port)],
         "daemon": [str(Path(sys.executable).with_name("dagster-daemon")), "run"],

@@ -15,8 +15,10 @@ import psutil
 import pytest
 
 from classfeed_dagster.errors import ExitCode
+from classfeed_dagster.local.dagster_instance import dagster_home
 from classfeed_dagster.local.dagster_services import (
     AlreadyUpError,
+    dagster_services,
     free_port,
     only_services,
     running_address,
@@ -146,6 +148,17 @@ def test_code_server_of_a_killed_service_is_stopped(tmp_path: Path) -> None:
     finally:
         if start_of(child.pid):
             child.kill()
+
+
+@pytest.mark.slow
+def test_services_ignore_the_modules_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gql.py").write_text("raise ImportError('a module of the working folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    folder = tmp_path / "home"
+    home = dagster_home(folder)
+    with dagster_services(home, free_port(3000), {"CLASSFEED_HOME": str(folder)}) as address:
+        assert address.startswith("http://127.0.0.1:")
 
 
 def test_port_that_is_taken_is_replaced() -> None:
