@@ -178,8 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _kill(self, trouble: Trouble) -> None:
         pid = self.proxy.sender(self.client_address[1])
         if pid is not None and pid != os.getpid():
+            trouble.victims.append(pid)  # first: who waits for its end reads it at once
             os.kill(pid, signal.SIGKILL)
-            trouble.victims.append(pid)
         self._break_off()
 
     def _break_off(self) -> None:
