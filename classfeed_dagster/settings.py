@@ -79,6 +79,7 @@ REQUIRED: Mapping[Component | None, tuple[str, ...]] = {
 _PAGING = (Component.CODE, Component.WATCHDOG)
 _LINKED = tuple(component for component, required in REQUIRED.items() if "runbook_url" in required)
 _MAY_BE_EMPTY = ("expiry_notice_days",)
+_LIKE_PREFIX = 0.8  # CLASFEED and CLASSFEDE, but not CLASS or FEED
 _LIKENESS = 0.93  # one letter is missing or surplus; in a long name also more
 
 
@@ -374,7 +375,8 @@ def _misspelt() -> Iterator[str]:
     known = [variable(name) for name in Settings.model_fields]
     own = [name for name in known if name.startswith("CLASSFEED_")]
     for name in sorted(os.environ):
-        if name.upper() in known or not {"CLASS", "FEED"} & {name[:5].upper(), name.split("_")[0][-4:].upper()}:
+        prefix = name.upper().partition("_")[0]
+        if name.upper() in known or not difflib.get_close_matches(prefix, ["CLASSFEED"], 1, _LIKE_PREFIX):
             continue
         near = [meant for meant in own if _one_letter_apart(name.upper(), meant)]
         near = near or difflib.get_close_matches(name.upper(), own, 1, _LIKENESS)

@@ -43,7 +43,9 @@ class PortfolioRecord:
     number: str = Field(description="the portfolio's number")
     change: Change = Field(description="change of its consent since the previous business date")
     extract: Extract = Field(description="FULL history, DELTA of the window, or NONE")
-    digest: Sha256 = Field(description="SHA-256 of its content; equal content is never sent twice for a date")
+    digest: Sha256 = Field(
+        description="SHA-256 of its content, never sent twice for a date; a refresh that repeats content has its own"
+    )
     bytes: NonNegativeInt = Field(description="size of its records; 0 if the document has none")
     consent_ids: tuple[int, ...] = Field(description="the consents under which its data is disclosed, ascending")
     page: str = Field(description="message id of the page it is on")

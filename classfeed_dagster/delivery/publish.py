@@ -95,7 +95,7 @@ def publish(
 
     Raises:
         NotInOrderError: the previous date is not delivered.
-        StaleBuildError: the date's deliveries have changed since the build.
+        StaleBuildError: the date's deliveries have changed since the build, or a staged file is missing.
         ConsentChangedError: a portfolio in it no longer consents.
         GateRefusedError: a passed verdict for exactly these documents is missing.
         ChainBusyError: other deliveries kept taking the next place.
@@ -133,6 +133,7 @@ class _Attempt:
         for manifest in (*(revision.manifest for revision in state.recent), state.at(build.revision)):
             if isinstance(manifest, VoidManifest):
                 remove_orphans(store, manifest)  # the attempt that closed it may have stopped before this
+        require_list(store, build)
         outcome = _done(build, state)
         if outcome is not None:
             return outcome
@@ -278,6 +279,13 @@ def _done(build: Build, state: DeliveredState) -> PublishOutcome | None:
     if all(delivered.get(portfolio.number) == portfolio.digest for portfolio in build.portfolios):
         return PublishOutcome("ALREADY_DELIVERED", state.latest)
     return None
+
+
+def require_list(store: ObjectStore, build: Build) -> None:
+    """Raise StaleBuildError if the staged list of the build's portfolios is missing: staging stores it again."""
+    listed = build.portfolio_list
+    if listed is not None and not store.exists(listed.key):
+        raise StaleBuildError(f"{store.location(listed.key)}: the staged list of portfolios is missing. Build again.")
 
 
 def _require_fresh(build: Build, state: DeliveredState) -> None:

@@ -241,8 +241,11 @@ class _Walk:
             return
         try:
             changed = build_differences(build, manifest)
-        except DamagedRecordError:
-            return  # its list of portfolios, which ``manifest_problems`` reports
+        except DamagedRecordError as error:
+            own = build.portfolio_list
+            if own is not None and error.location == self.store.location(own.key):
+                self.result.add(ProblemKind.RECORD_DAMAGED, error.location, str(error))
+            return  # or the manifest's list of portfolios, which ``manifest_problems`` reports
         if changed:
             self.result.add(
                 ProblemKind.CHAIN_CHANGED, location, f"{', '.join(changed)} are not those of the build delivered"

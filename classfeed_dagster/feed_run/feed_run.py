@@ -22,7 +22,7 @@ from classfeed_dagster.delivery.checks import CheckResult
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.delivery.manifest import SnapshotRef
 from classfeed_dagster.delivery.plan import DeliveryPlan, plan_delivery
-from classfeed_dagster.delivery.publish import PublishOutcome, publish
+from classfeed_dagster.delivery.publish import PublishOutcome, publish, require_list
 from classfeed_dagster.delivery.quarantine import held, update_quarantine
 from classfeed_dagster.delivery.refreshes import require_refreshes
 from classfeed_dagster.delivery.state import delivered_state, earlier_date, ever_delivered
@@ -207,12 +207,13 @@ class FeedRun(FeedDate):
     def publish(self, wait: Callable[[NotInOrderError], bool] = lambda error: False) -> PublishOutcome:
         """Deliver the staged document under the switches of its build.
 
-        If deliveries, consents or switches have changed since staging, the document is staged and evaluated again
-        here. ``wait`` is called while the previous date is not delivered, and returns True to try again.
+        If deliveries, consents or switches have changed since staging, or if a staged file is missing, the document is
+        staged and evaluated again here. ``wait`` is called while the previous date is not delivered, and returns True
+        to try again.
         """
         self.require_chain()
         build = self.build()
-        if build.flags != self.flags.recorded or not all(result.passed for result in self.allowances(build)):
+        if not self._may_go(build):
             build = self._stage_again()
         for attempt in range(1, MAX_RESTAGINGS + 2):
             try:
@@ -226,6 +227,14 @@ class FeedRun(FeedDate):
                 self._release(build)
                 return outcome
         raise AssertionError("unreachable")  # the last attempt returned or raised
+
+    def _may_go(self, build: Build) -> bool:
+        # False if switches have changed since staging, or if the staged list is missing.
+        try:
+            require_list(self.store, build)
+        except StaleBuildError:
+            return False
+        return build.flags == self.flags.recorded and all(result.passed for result in self.allowances(build))
 
     def _stage_again(self) -> Build:
         consented = self.consent()[1]

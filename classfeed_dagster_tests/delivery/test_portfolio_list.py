@@ -20,7 +20,7 @@ from classfeed_dagster.delivery.verify import verify_feed, verify_paths
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.reconciliation.delivered import UnreadableDeliveryError, read_revisions
 from classfeed_dagster.store import LocalStore, ObjectStore
-from classfeed_dagster.stored_records import build_key, canonical, file_facts, manifest_key
+from classfeed_dagster.stored_records import build_key, canonical, file_facts, manifest_key, to_json
 from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     CHANGED,
     DAY1,
@@ -144,6 +144,23 @@ def test_staged_list_of_other_portfolios_is_refused(local_store: LocalStore) -> 
         build(local_store, simple(DAY1))
     with pytest.raises(DamagedRecordError, match="not the list of portfolios that its record names"):
         check(local_store, staged, simple(DAY1))
+
+
+def test_list_that_differs_from_the_builds_is_compared_by_its_rows(local_store: LocalStore, tmp_path: Path) -> None:
+    deliver(local_store, simple(DAY1))
+    manifest = manifest_of(local_store)
+    assert manifest.portfolio_list is not None
+    with local_store.local_file(manifest.portfolio_list.key) as path:
+        pq.write_table(pq.read_table(path), tmp_path / "other", compression="none")
+    local_store.put(manifest.portfolio_list.key, (tmp_path / "other").read_bytes())
+    size, digest = file_facts(tmp_path / "other")
+    other = manifest.portfolio_list.model_copy(update={"bytes": size, "sha256": digest})
+    local_store.put(FIRST, to_json(manifest.model_copy(update={"portfolio_list": other})))
+    assert verify_feed(local_store, FEED, FORMAT).sound
+    staged = read_build(local_store, FEED, DAY1, manifest.build_id)
+    assert staged.portfolio_list is not None
+    local_store.delete(staged.portfolio_list.key)
+    assert [str(problem) for problem in verify_feed(local_store, FEED, FORMAT).problems] != []
 
 
 def test_list_of_an_attempt_that_stopped_closes_its_revision(local_store: LocalStore) -> None:

@@ -484,6 +484,17 @@ def test_missing_staged_page_makes_the_build_stale(local_store: ObjectStore) -> 
     assert deliver(local_store, day).kind == "DELIVERED"
 
 
+def test_missing_staged_list_makes_the_build_stale(local_store: ObjectStore) -> None:
+    day = simple()
+    new_build = build(local_store, day)
+    check(local_store, new_build, day)
+    assert new_build.portfolio_list is not None
+    local_store.delete(new_build.portfolio_list.key)
+    with pytest.raises(StaleBuildError, match="the staged list of portfolios is missing"):
+        go(local_store, new_build, day)
+    assert deliver(local_store, day).kind == "DELIVERED"
+
+
 def test_page_stored_with_other_bytes_is_detected(local_store: ObjectStore) -> None:
     day = simple()
     new_build = build(local_store, day)

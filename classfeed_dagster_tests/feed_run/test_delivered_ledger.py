@@ -342,6 +342,19 @@ def test_reversed_late_row_before_the_history_is_sent_by_a_refresh(morning: Morn
     assert morning.reasons(WEDNESDAY) == {}
 
 
+def test_publishing_stages_again_if_the_staged_list_is_missing(morning: Morning) -> None:
+    """Someone removed staged files between the gate and the delivery."""
+    work = attempt(morning.runtime, FEED, FRIDAY, (FEED,))
+    prepare(work)
+    work.hold_back()
+    staged = work.stage()
+    work.evaluate_checks(staged)
+    assert staged.portfolio_list is not None
+    morning.runtime.store.delete(staged.portfolio_list.key)
+    assert work.publish().kind == "DELIVERED"
+    assert len(morning.sent(FRIDAY).frame("portfolios")) == 2
+
+
 def test_row_that_vanished_holds_its_portfolio_back_with_the_difference(morning_with: MorningWith) -> None:
     morning = morning_with(friday_delivered)
     event = next(row for row in morning.bigsite.rows[tables.cash_transaction] if row["amount"] == Decimal("1000.00"))
