@@ -83,10 +83,7 @@ def _scope(
                 if begins is not None:
                     since = _ALL_HISTORY if shared.extract == "FULL" else window.start.isoformat()
                     openings.append((at, begins, since, audience.key))
-        # Every queried consent of these portfolios, not only those in force now: the domains derive the change since
-        # the previous date from these rows, and an ended one may be why a portfolio is CURRENT and not NEW.
-        if consents[0].portfolio_id in standing:
-            landed.add(consents)
+        landed.add(consents)
     order = sorted(standing, key=lambda portfolio_id: standing[portfolio_id])
     position = {portfolio_id: at for at, portfolio_id in enumerate(order)}
     read = [portfolio_id for portfolio_id in order if portfolio_id in history]
@@ -150,7 +147,11 @@ class _Consents:
         self._waiting.clear()
 
     def in_order(self, portfolio_ids: Sequence[int]) -> pa.Table:
-        """Return the consents with the position of their portfolio, in that order and by id."""
+        """Return every consent of these portfolios with the position of its portfolio, in that order and by id.
+
+        Not only those in force now: the domains derive the change since the previous date from these rows, and an ended
+        one may be why a portfolio is CURRENT and not NEW.
+        """
         self._flush()
         positions = pl.DataFrame({"portfolio_id": portfolio_ids}, schema={"portfolio_id": pl.Int64()})
         placed = pl.concat(self._frames).join(positions.with_row_index(POSITION.name), on="portfolio_id")

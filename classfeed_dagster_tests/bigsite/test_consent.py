@@ -195,6 +195,45 @@ def test_consent_revoked_after_the_snapshot_is_known_when_publishing(
     assert query_consented(bigsite_engine, "CLASS", ["GOES"], at=END)[1] == {"GOES"}
 
 
+def test_consents_of_several_portfolios_may_have_any_ids(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
+    """Ids are given in order of the grants; a portfolio's consents need not follow one another."""
+    bigsite = Bigsite(bigsite_engine)
+    second, first = bigsite.portfolio("B"), bigsite.portfolio("A")
+    first.consent(BEFORE, history_from=DAY)
+    second.consent(BEFORE - HOUR, reference="")
+    second.consent(BEFORE)
+    first.consent(BEFORE)
+    first.consent(BEFORE - HOUR, reference=" ")
+    second.consent(BEFORE - HOUR, history_from=DAY, reference="")
+    ended = bigsite.portfolio("C").consent(START + HOUR, revoked_at=START + 2 * HOUR)
+    for portfolio in (first, second, ended):
+        portfolio.cash_account()
+    bigsite.end_of_day(DAY).save()
+    snapshot, tables = take(bigsite_engine, local_store)
+    ids = [row["consent_id"] for portfolio in (first, second) for row in portfolio.consents]
+    landed = tables["data_sharing_consent"]
+    assert landed["consent_id"].to_list() == ids
+    assert landed["portfolio_number"].to_list() == ["A"] * 3 + ["B"] * 3
+    assert snapshot.unreadable_consents == (2, 5, 6)
+    assert landed["history_from"].to_list() == [DAY, None, None, None, None, DAY]
+
+
+def test_consent_granted_again_continues_whatever_ids_are_between(
+    bigsite_engine: sa.Engine, local_store: ObjectStore
+) -> None:
+    bigsite = Bigsite(bigsite_engine)
+    again, other = bigsite.portfolio("A"), bigsite.portfolio("B")
+    again.consent(BEFORE, revoked_at=START + HOUR)
+    other.consent(BEFORE)
+    again.consent(START + 2 * HOUR)
+    again.deposit("5.00", BEFORE.date(), recorded_at=BEFORE)
+    other.cash_account()
+    bigsite.end_of_day(DAY).save()
+    _, tables = take(bigsite_engine, local_store)
+    assert tables["data_sharing_consent"]["consent_id"].to_list() == [1, 3, 2]
+    assert tables["cash_transaction"].is_empty()  # CURRENT: only the rows of the window are read
+
+
 def test_consent_query_without_rows_is_empty(bigsite_engine: sa.Engine) -> None:
     assert query_consented(bigsite_engine, "CLASS", at=END) == (END, set())
 

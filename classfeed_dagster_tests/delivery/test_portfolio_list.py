@@ -74,6 +74,8 @@ def test_list_is_read_as_written_in_parts(local_store: LocalStore, count: int) -
         assert file is not None
         listed = stored_portfolios(local_store, file)
         assert (len(listed), tuple(listed)) == (count, portfolios(count))
+        with local_store.local_file(file.key) as path:
+            assert pq.ParquetFile(path).num_row_groups == -(-count // 10)
         assert listed == portfolios(count) == listed
         assert listed != portfolios(count + 1)
 
@@ -133,6 +135,14 @@ def test_build_of_an_earlier_release_is_delivered(local_store: LocalStore) -> No
     assert tuple(manifest_of(local_store).portfolios) == earlier.portfolios
     assert len(earlier.portfolios) == len(rows) == 5
     assert verify_feed(local_store, FEED, FORMAT).sound
+
+
+def test_build_is_the_same_whatever_bytes_its_list_has(local_store: LocalStore) -> None:
+    with mock.patch.object(portfolio_list, "_ROW_GROUP", 2):
+        staged = build(local_store, simple(DAY1))
+    assert build(local_store, simple(DAY1)) == staged
+    assert staged.portfolio_list is not None
+    assert pq.ParquetFile(local_store.root / staged.portfolio_list.key).num_row_groups == 3
 
 
 def test_staged_list_of_other_portfolios_is_refused(local_store: LocalStore) -> None:

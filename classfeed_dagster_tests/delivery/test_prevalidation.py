@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,4 @@ def test_portfolio_of_a_manifest_takes_little_memory() -> None:
     # A record of an earlier release has a hundred thousand of them in memory at once.
     item = PortfolioRecord(number="1", change="NEW", extract="FULL", digest="0" * 64, bytes=0, consent_ids=(), page="")
     assert not hasattr(item, "__dict__")
+    assert Build.model_fields["portfolios"].annotation == Sequence[PortfolioRecord]

@@ -126,6 +126,28 @@ def test_row_in_an_opening_is_named_once_a_refresh_sent_it(morning: Morning) -> 
     assert breaks(morning, MONDAY) == []
 
 
+def test_late_reversal_of_a_row_in_an_opening_names_nothing(morning: Morning) -> None:
+    """Recorded in Monday's window and visible on Tuesday, which sends it."""
+    history_widened(morning)
+    deliver(morning, MONDAY)
+    undone = morning.funds[0].reverse(rows_of(morning, "trade")[0], "2020-04-06T02:00:00Z")
+    deliver(morning, TUESDAY)
+    assert references(morning, TUESDAY)[f"T{undone.id}"] == (None, None)
+
+
+def test_refresh_names_the_rows_that_it_sends_itself(morning: Morning) -> None:
+    """No earlier date sent the row: the extract in full has it next to its reversal."""
+    history_widened(morning)
+    fund = morning.funds[0]
+    bought = rows_of(morning, "trade")[0]
+    undone = fund.reverse(bought, "2020-04-06T02:00:00Z")
+    deliver(morning, MONDAY)
+    morning.refresh(fund, MONDAY)
+    assert morning.run(MONDAY).kind == "DELIVERED"
+    assert references(morning, MONDAY)[f"T{undone.id}"] == (f"T{bought.id}", None)
+    assert breaks(morning, MONDAY) == []
+
+
 def test_row_in_an_opening_is_named_once_consented_anew(morning: Morning) -> None:
     fund = morning.funds[0]
     fund.consents[0]["history_from"] = OLD_HISTORY

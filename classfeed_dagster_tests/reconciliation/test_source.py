@@ -128,6 +128,15 @@ def test_difference_of_a_portfolio_held_back_since_names_the_hold(scene: Scene) 
     )
 
 
+def test_hold_before_the_delivery_explains_no_difference(undelivered: Scene) -> None:
+    hold = HeldBack(number="SW000001", kind="RULE", reason="breaks units_ledger (once)")
+    undelivered.deliver(held_back=(hold,))
+    undelivered.deliver(revision=1, only=frozenset({"SW000001"}))
+    undelivered.sql("UPDATE bigsite.cash_balance_eod SET ledger_balance = ledger_balance + 1 WHERE cash_account_id = 1")
+    (difference,) = [broken for broken in undelivered.reconcile().breaks if broken.field == "ledger_balance"]
+    assert difference.likeliest.evidence == "no evidence in the data"
+
+
 def test_removal_of_what_was_never_delivered_is_silent(undelivered: Scene) -> None:
     frames = {
         name: frame.filter(pl.col("portfolio_number") != "SW000003") for name, frame in undelivered.frames.items()
